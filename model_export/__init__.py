@@ -1,0 +1,1 @@
+"""The model's way: train -> load -> graph -> parity -> quantize -> report -> publish."""

@@ -1,0 +1,126 @@
+"""The chain: graph -> parity -> quantize -> judge -> report, into a bundle that is whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export import report
+from model_export.datasets import prepare
+from model_export.errors import ExportError
+from model_export.graph import opset, write_graph
+from model_export.judge import Judgement, judge, judge_outliers, judge_speed
+from model_export.parity import Parity, check_parity
+from model_export.quantize import quantize
+from model_export.report import Section
+from model_export.source import Source
+from shutterless.manifests import BundleFile, Manifest, parse_manifest
+
+PARITY_PICTURES, CALIBRATION_PICTURES = 256, 512
+Pixels = NDArray[np.uint8]
+Step = Callable[[str], object]
+
+
+def export(source: Source, *, name: str, version: str, models: Path, prepared: Path, precision: str | None = None,
+           method: str = "minmax", outliers: str | None = None, step: Step = lambda sentence: None) -> Path:
+    """Write and verify the bundle `models/<name>/<version>/`; returns its folder.
+
+    precision: "int8" or "fp32"; None takes int8 where there are pictures to calibrate on. `outliers`: pictures of another
+    kind, to measure how well `in_distribution` tells them apart. `step` is told each step in a sentence.
+    Raises ExportError, and leaves nothing behind, when a step refuses the model or that version exists.
+    """
+    target = models / name / version
+    if target.exists():
+        raise ExportError(f"{name}/{version} exists, and a version never changes. Give another: --version.")
+    precision = precision or ("int8" if source.pictures else "fp32")
+    if precision == "int8" and not source.pictures:
+        raise ExportError("int8 needs pictures to calibrate on. Give a folder of class folders, --data FOLDER, or choose "
+                          "--precision fp32.")
+    unfinished = target.with_name(f".{version}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        _fill(source, unfinished, name, version, precision, prepared, method, outliers, step)
+        unfinished.rename(target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return target
+
+
+def _fill(source: Source, folder: Path, name: str, version: str, precision: str, prepared: Path, method: str,
+          outliers: str | None, step: Step) -> None:
+    """Every step in order; what is only needed on the way is removed at the end."""
+    fp32, final = folder / "fp32.onnx", folder / "model.onnx"
+    step("graph: writing ONNX")
+    write_graph(source.model, source.spec, fp32)
+    pixels = source_pixels(source, prepared)
+    step("parity: asking torch and ONNX the same")
+    parity = check_parity(source.model, source.spec, fp32, pixels[sample(source, "test", PARITY_PICTURES)])
+    if precision == "int8":
+        step("quantize: calibrating int8")
+        quantize(fp32, final, pixels[sample(source, "train", CALIBRATION_PICTURES)], method=method)
+    else:
+        fp32 = fp32.rename(final)
+    judgement = Judgement()
+    if source.pictures:
+        step("report: judging on unseen pictures" if source.unseen else "report: judging on the pictures given")
+        judgement = judge(source, pixels, fp32, final)
+    if source.pictures and outliers:
+        step("report: asking about pictures of another kind")
+        judge_outliers(judgement, source, pixels, final, outliers)
+    step("report: timing")
+    judge_speed(judgement, final, source.spec.side)
+    write_manifest(source, folder, name, version, precision, parity, judgement)
+    write_card(source, folder, f"{name} {version}: report card", parity, judgement)
+    if fp32 != final:
+        fp32.unlink()
+
+
+def source_pixels(source: Source, prepared: Path) -> Pixels:
+    """The source's pictures as uint8 (N, side, side, 3), or 32 of noise where it has none."""
+    if source.pictures:
+        return prepare(source.pictures, source.spec, prepared)
+    side = source.spec.side
+    return np.random.default_rng(0).integers(0, 256, (32, side, side, 3), dtype=np.uint8)
+
+
+def sample(source: Source, part: str, n: int) -> NDArray[np.int64]:
+    """At most `n` indices of a part, the same ones every time; without pictures, those of the noise."""
+    indices = source.parts.get(part, np.arange(32))
+    return np.sort(np.random.default_rng(0).permutation(indices)[:n])
+
+
+def write_manifest(source: Source, folder: Path, name: str, version: str, precision: str, parity: Parity,
+                   judgement: Judgement) -> None:
+    """Write `manifest.json` beside `model.onnx`, and read it as every door will."""
+    model = folder / "model.onnx"
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    text = Manifest(
+        name=name, version=version, task="classify", labels=source.labels, input=source.spec, opset=opset(model),
+        files={"model.onnx": BundleFile(sha256=digest, bytes=model.stat().st_size)}, precision=precision,
+        temperature=judgement.temperature, ood_threshold=judgement.threshold, source=source.provenance,
+        report={"parity": asdict(parity), **judgement.figures}).to_json()
+    parse_manifest(text)
+    (folder / "manifest.json").write_text(text)
+
+
+def write_card(source: Source, folder: Path, title: str, parity: Parity, judgement: Judgement) -> None:
+    """Write the report card into `folder`."""
+    rows = [("", ""), ("torch against ONNX fp32", f"top-1 equal on {parity.top1_agreement:.0%} of {parity.n}; largest "
+                       f"difference of a confidence {parity.confidence_difference:.1e}"), *judgement.rows]
+    report.write(folder, title, [Section("In short", _standing(source), table=list(rows)), *judgement.sections])
+
+
+def _standing(source: Source) -> str:
+    if not source.pictures:
+        return "No pictures were given: nothing is known of its accuracy, and it is fp32."
+    whose = ("on pictures that were kept from training" if source.unseen else
+             "on the pictures given; whether the model was trained on them only its author knows")
+    return f"{source.arch}, {len(source.labels)} labels. Figures stand {whose}."

@@ -1,0 +1,158 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.needs("torch")
+
+
+@pytest.fixture(scope="session")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from model_export.export import export
+    from model_export.source import from_run
+
+    return export(from_run(run), name="kinds", version="1", models=tmp_path_factory.mktemp("models"),
+                  prepared=run / "prepared")
+
+
+def test_an_exported_bundle_answers_like_the_network_that_was_trained(bundle: Path, run: Path, class_folders: Path):
+    from shutterless.bundles import read_bundle
+    from shutterless.classifier import Classifier
+
+    from model_export.source import from_run
+    from model_export.train import predict
+    from shutterless.pictures import decode
+    from shutterless.preprocessing import to_pixels
+
+    source = from_run(run)
+    pictures = [(class_folders / source.pictures.names[i]).read_bytes() for i in source.parts["test"]]
+    pixels = np.stack([to_pixels(decode(picture), source.spec) for picture in pictures])
+    expected = predict(source.model, pixels, np.arange(len(pixels)), source.spec).argmax(1)
+    classifier = Classifier(read_bundle(bundle))
+    got = [classifier.predict(picture).prediction.pred_index for picture in pictures]
+    assert np.mean(np.array(got) == expected) >= 23 / 24
+
+
+def test_the_manifest_says_where_the_model_comes_from_and_on_how_many_pictures_it_stands(bundle: Path):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["precision"] == "int8"
+    assert manifest["labels"] == ["checks", "columns", "rows"]
+    assert manifest["report"]["accuracy"]["int8"]["n"] == 24
+    assert manifest["report"]["int8_drop_points"]["n"] == 48
+    assert manifest["report"]["parity"]["top1_agreement"] == 1
+    assert manifest["report"]["calibration"]["fitted_on"] == 24
+    assert len(manifest["source"]["weights_sha256"]) == 64
+    assert manifest["source"]["training"]["seed"] == 0
+    assert "/" not in manifest["source"]["data"]
+
+
+def test_convolutions_really_run_in_int8(bundle: Path):
+    operators = json.loads((bundle / "manifest.json").read_text())["report"]["operators"]
+    assert operators["QLinearConv"] == 20
+    assert "Conv" not in operators
+    assert "BatchNormalization" not in operators
+
+
+def test_the_report_card_is_kept_with_the_model(bundle: Path):
+    assert "top-1, int8" in (bundle / "report.md").read_text()
+    assert (bundle / "report.html").read_text().count("<svg") == 3
+    assert sorted(p.name for p in bundle.iterdir()) == ["manifest.json", "model.onnx", "report.html", "report.md"]
+
+
+def test_a_version_never_changes(bundle: Path, run: Path):
+    from model_export.errors import ExportError
+    from model_export.export import export
+    from model_export.source import from_run
+
+    with pytest.raises(ExportError, match="a version never changes"):
+        export(from_run(run), name="kinds", version="1", models=bundle.parents[1], prepared=run / "prepared")
+
+
+def test_a_refused_model_leaves_no_half_written_bundle(run: Path, tmp_path: Path, monkeypatch):
+    from model_export import export as chain
+    from model_export.errors import ExportError
+    from model_export.quantize import quantize
+    from model_export.source import from_run
+
+    def spoil(source: Path, target: Path, pixels: np.ndarray, **settings: object) -> None:
+        quantize(source, target, np.full_like(pixels[:1], 0), **settings)  # calibrated on one black picture
+
+    monkeypatch.setattr(chain, "quantize", spoil)
+    with pytest.raises(ExportError, match=r"int8 is refused: on 48 .* 95 % interval"):
+        chain.export(from_run(run), name="kinds", version="1", models=tmp_path, prepared=run / "prepared")
+    assert list((tmp_path / "kinds").iterdir()) == []
+
+
+def test_a_network_that_drops_at_random_is_refused_by_parity(run: Path, tmp_path: Path):
+    import torch
+
+    from model_export.errors import ExportError
+    from model_export.graph import write_graph
+    from model_export.parity import check_parity
+    from model_export.source import from_run
+
+    source = from_run(run)
+    write_graph(source.model, source.spec, tmp_path / "graph.onnx")
+    with torch.no_grad():
+        source.model.fc.bias[0] += 0.5
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    with pytest.raises(ExportError, match=r"expected at most .* got 5\.00e-01"):
+        check_parity(source.model, source.spec, tmp_path / "graph.onnx", pixels)
+    with pytest.raises(ExportError, match=r"input differs: expected .*48, 48, 3.*got .*32, 32, 3"):
+        check_parity(source.model, replace(source.spec, size=48), tmp_path / "graph.onnx", pixels.repeat(2, 1)[:, :48])
+
+
+def test_weights_without_pictures_become_fp32_with_indices_for_labels(run: Path, tmp_path: Path):
+    from shutterless.bundles import read_bundle
+
+    from model_export.export import export
+    from model_export.source import from_weights
+    from shutterless.manifests import InputSpec
+
+    source = from_weights(run / "weights.pth", arch="resnet18", spec=InputSpec(size=32), labels=None, data=None)
+    folder = export(source, name="mine", version="1", models=tmp_path, prepared=tmp_path)
+    manifest = read_bundle(folder).manifest
+    assert (manifest.precision, manifest.labels) == ("fp32", ("0", "1", "2"))
+    assert "nothing is known of its accuracy" in (folder / "report.md").read_text()
+
+
+def test_int8_without_pictures_is_refused(run: Path, tmp_path: Path):
+    from model_export.errors import ExportError
+    from model_export.export import export
+    from model_export.source import from_weights
+    from shutterless.manifests import InputSpec
+
+    source = from_weights(run / "weights.pth", arch="resnet18", spec=InputSpec(size=32), labels=None, data=None)
+    with pytest.raises(ExportError, match="needs pictures"):
+        export(source, name="mine", version="1", models=tmp_path, prepared=tmp_path, precision="int8")
+
+
+def test_a_labels_file_with_one_line_too_few_is_refused(run: Path, tmp_path: Path):
+    from model_export.errors import ExportError
+    from model_export.source import from_weights
+    from shutterless.manifests import InputSpec
+
+    (tmp_path / "labels.txt").write_text("rows\ncolumns\n")
+    with pytest.raises(ExportError, match=r"labels\.txt has 2 labels, and the weights have 3 outputs"):
+        from_weights(run / "weights.pth", arch="resnet18", spec=InputSpec(size=32), labels=tmp_path / "labels.txt", data=None)
+
+
+def test_pictures_that_a_training_was_not_split_on_are_refused(run: Path, class_folders: Path, tmp_path: Path):
+    from model_export.errors import ExportError
+    from model_export.source import from_run
+
+    shutil.copytree(class_folders, tmp_path / "kinds")
+    (tmp_path / "kinds" / "rows" / "rows_0.png").rename(tmp_path / "kinds" / "rows" / "another.png")
+    with pytest.raises(ExportError, match="not the ones of this training"):
+        from_run(run, data=str(tmp_path / "kinds"))
+
+
+def test_an_unfinished_training_is_not_exported(tmp_path: Path):
+    from model_export.errors import ExportError
+    from model_export.source import from_run
+
+    with pytest.raises(ExportError, match="not finished"):
+        from_run(tmp_path)
