@@ -1,0 +1,528 @@
+"""What became of every picture: one table, `results`, on SQLite or PostgreSQL.
+
+A state only ever moves forward, each time by ONE statement in autocommit, which the state itself guards; so it does not
+matter how many processes try, how often, or in what order:
+
+    add_pending -> pending --------- finish -> done | failed     terminal: a later finish is counted, nothing else
+                      | stall                    |
+                      +------> stalled - finish -+
+
+Durability: when a call returns, its change is on the disk. A killed process (kill -9) loses nothing that was answered
+because the operating system has the write-ahead log; a power loss neither, because every commit waits for fsync
+(SQLite: synchronous=FULL, and on macOS fullfsync, which also empties the drive's cache; PostgreSQL: its defaults).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypedDict
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+from shutterless.errors import BadRequest, BadSettings, Unavailable
+from shutterless.migrations import HEAD
+
+STATUSES = ("pending", "done", "failed", "stalled")
+PERCENTILES = (50, 95, 99)
+LATENCY_BUCKETS = 60  # stats() looks back this many buckets
+_BIGGEST_ID = 2**63 - 1
+_BUSY_S = 10  # how long SQLite waits for another writer
+# https://www.sqlite.org/rescode.html: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN
+_SQLITE_TEMPORARY = {5, 6, 8, 10, 13, 14}
+
+
+class Model(TypedDict):
+    """The model that answered, as it stands beside every prediction."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class ErrorNote(TypedDict):
+    """Why there is no prediction: a short name and a sentence, both written for the client."""
+
+    title: str
+    detail: str
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment with a time zone, in and out, on both databases; SQLite stores UTC text that sorts by time."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("expected a datetime with a time zone, got a naive one; use datetime.now(UTC)")
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
+
+
+class AnyText(TypeDecorator[str]):
+    """Text as it comes from outside: NUL (which PostgreSQL refuses) and lone surrogates are replaced."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return value and value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+metadata = sa.MetaData()
+results = sa.Table(
+    "results", metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("request_id", AnyText, nullable=False),
+    sa.Column("task", AnyText, nullable=False),
+    sa.Column("status", AnyText, nullable=False),
+    sa.Column("image_name", AnyText),
+    sa.Column("object_key", AnyText),
+    sa.Column("object_version", AnyText),
+    sa.Column("content_type", AnyText),
+    sa.Column("predicted_label", AnyText),
+    sa.Column("pred_index", sa.Integer),
+    sa.Column("confidence", sa.Double),
+    sa.Column("top", sa.JSON(none_as_null=True)),
+    sa.Column("caption", AnyText),
+    sa.Column("in_distribution", sa.Boolean),
+    sa.Column("true_label", AnyText),
+    sa.Column("model_name", AnyText),
+    sa.Column("model_version", AnyText),
+    sa.Column("model_sha256", AnyText),
+    sa.Column("inference_ms", sa.Double),
+    sa.Column("latency_ms", sa.Double),
+    sa.Column("queue_ms", sa.Double),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("finished_at", UtcTime),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("claimed_until", UtcTime),
+    sa.UniqueConstraint("request_id", name="results_request_id_key"),
+    sa.CheckConstraint(f"status IN {STATUSES}", name="results_status_check"),
+    sa.Index("results_status_id", "status", "id"),  # pages by status, and the oldest pending
+    sa.Index("results_predicted_label_id", "predicted_label", "id"),  # pages by label, label distribution
+    sa.Index("results_created_at", "created_at", "latency_ms"),  # pages by time, latency percentiles
+    sa.Index("results_labels", "true_label", "predicted_label"),  # accuracy
+    sqlite_autoincrement=True,  # an id is never used twice, so a cursor never means another row
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """What is known of a picture when it comes. created_at: None is now."""
+
+    task: str = "classify"
+    image_name: str | None = None
+    object_key: str | None = None
+    object_version: str | None = None
+    content_type: str | None = None
+    true_label: str | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a picture came to: failed when there is an error, else done. confidence: 0..1.
+
+    latency_ms is from arrival to this outcome, queue_ms the part of it before work began, inference_ms the model alone.
+    """
+
+    predicted_label: str | None = None
+    pred_index: int | None = None
+    confidence: float | None = None
+    top: list[dict[str, Any]] | None = None
+    caption: str | None = None
+    in_distribution: bool | None = None
+    model: Model | None = None
+    inference_ms: float | None = None
+    latency_ms: float | None = None
+    queue_ms: float | None = None
+    error: ErrorNote | None = None
+
+    @property
+    def status(self) -> str:
+        return "failed" if self.error else "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One row. Times are UTC; duplicates: finishes that came too late; attempts: claims so far."""
+
+    id: int
+    request_id: str
+    task: str
+    status: str
+    image_name: str | None
+    object_key: str | None
+    object_version: str | None
+    content_type: str | None
+    predicted_label: str | None
+    pred_index: int | None
+    confidence: float | None
+    top: list[dict[str, Any]] | None
+    caption: str | None
+    in_distribution: bool | None
+    true_label: str | None
+    model: Model | None
+    inference_ms: float | None
+    latency_ms: float | None
+    queue_ms: float | None
+    created_at: datetime
+    finished_at: datetime | None
+    error: ErrorNote | None
+    duplicates: int
+    attempts: int
+    claimed_until: datetime | None
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """The record that clients see: no storage address, no bookkeeping; times as ISO 8601 with Z."""
+        shown = {name: getattr(self, name) for name in RECORD_FIELDS}
+        return {name: _iso(value) if isinstance(value, datetime) else value for name, value in shown.items()}
+
+
+RECORD_FIELDS = ("id", "request_id", "task", "status", "image_name", "predicted_label", "confidence", "top", "caption",
+                 "in_distribution", "true_label", "model", "inference_ms", "latency_ms", "queue_ms", "created_at",
+                 "finished_at", "error")
+_PLAIN_FIELDS = tuple(field.name for field in fields(Record) if field.name != "model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Records, newest first; next_cursor asks for the older ones and is None on the last page."""
+
+    records: list[Record]
+    next_cursor: str | None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Results:
+    """The table behind all doors. One object serves all threads of a process.
+
+    Every method raises Unavailable when the database cannot be reached, is locked for too long or its disk is full.
+    """
+
+    def __init__(self, engine: sa.Engine, *, now: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._now = now
+        self._insert = _insert_for(engine.dialect.name)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._engine.dispose()
+
+    def ping(self) -> None:
+        """Return if the table can be read."""
+        self._run(sa.select(results.c.id).limit(1))
+
+    def add_pending(self, request_id: str, arrival: Arrival) -> bool:
+        """Record that a picture came. False: this request_id is known already, and nothing has changed."""
+        row = self._arrived(request_id, arrival) | {"status": "pending"}
+        statement = self._insert(results).values(row).on_conflict_do_nothing(index_elements=["request_id"])
+        return bool(self._run(statement.returning(results.c.id)))
+
+    def claim(self, limit: int, lease_s: float) -> list[Record]:
+        """Take up to `limit` pending pictures, oldest first, for `lease_s` seconds; then others may take them again.
+
+        No two callers ever hold the same one. Each claim counts in `attempts`, so that the caller can give up.
+        """
+        now = self._now()
+        free = sa.or_(results.c.claimed_until.is_(None), results.c.claimed_until < now)
+        due = (sa.select(results.c.id).where(results.c.status == "pending", free).order_by(results.c.id).limit(limit)
+               .with_for_update(skip_locked=True).cte("due"))  # FOR UPDATE keeps PostgreSQL from running it twice
+        statement = (sa.update(results).where(results.c.id.in_(sa.select(due.c.id)))
+                     .values(claimed_until=now + timedelta(seconds=lease_s), attempts=results.c.attempts + 1))
+        return sorted(self._records(statement.returning(results)), key=lambda record: record.id)
+
+    def release_claims(self) -> int:
+        """End all leases; returns how many. For the start of the only server on this database: a claim that a killed
+        process left behind need not be waited for."""
+        held = sa.and_(results.c.status == "pending", results.c.claimed_until.is_not(None))
+        return len(self._run(sa.update(results).where(held).values(claimed_until=None).returning(results.c.id)))
+
+    def finish(self, request_id: str, outcome: Outcome, *, arrival: Arrival | None = None) -> bool:
+        """Save the outcome, once: pending or stalled becomes done or failed.
+
+        False: it was finished before, which stays as it is (this attempt is counted in `duplicates`), or, without
+        `arrival`, there is no such row, because it was deleted. With `arrival` the row is made where it is missing: an
+        object may be read before the door that took it has written its row.
+        """
+        settled = _settled(outcome) | {"finished_at": self._now()}
+        if self._settle(request_id, settled, arrival, before=("pending", "stalled")):
+            return True
+        self._run(sa.update(results).where(results.c.request_id == request_id)
+                  .values(duplicates=results.c.duplicates + 1).returning(results.c.id))
+        return False
+
+    def stall(self, request_id: str, error: ErrorNote, *, arrival: Arrival | None = None) -> bool:
+        """Mark a pending picture as given up for now: it lies in the dead letters, where a redrive can fetch it."""
+        return self._settle(request_id, {"status": "stalled", "error": error}, arrival, before=("pending",))
+
+    def get(self, request_id: str) -> Record | None:
+        """The record of this request_id, or None."""
+        return next(iter(self._records(sa.select(results).where(results.c.request_id == request_id))), None)
+
+    def delete(self, request_id: str) -> Record | None:
+        """Forget the row; returns what it was (its object is the caller's to delete), or None."""
+        statement = sa.delete(results).where(results.c.request_id == request_id).returning(results)
+        return next(iter(self._records(statement)), None)
+
+    def page(self, *, limit: int = 20, cursor: str | None = None, label: str | None = None, status: str | None = None,
+             from_: datetime | None = None, to: datetime | None = None) -> Page:
+        """One page, newest first: `limit` 1..100 records, of a predicted label, of a status, created in [from_, to).
+
+        A walk by cursors meets each row that was there at its start exactly once, whatever arrives meanwhile.
+        Raises BadRequest for what does not fit.
+        """
+        _expect(1 <= limit <= 100, "limit", "1 to 100", limit)
+        _expect(status is None or status in STATUSES, "status", f"one of {', '.join(STATUSES)}", status)
+        for name, moment in (("from", from_), ("to", to)):
+            _expect(moment is None or moment.tzinfo is not None, name, "a time with its zone", moment)
+        c, conditions = results.c, []
+        if cursor is not None:
+            conditions.append(c.id < _decode_cursor(cursor))
+        if label is not None:
+            conditions.append(c.predicted_label == label)
+        if status is not None:
+            conditions.append(c.status == status)
+        if from_ is not None:
+            conditions.append(c.created_at >= from_)
+        if to is not None:
+            conditions.append(c.created_at < to)
+        found = self._records(sa.select(results).where(*conditions).order_by(c.id.desc()).limit(limit + 1))
+        more = len(found) > limit
+        return Page(records=found[:limit], next_cursor=_encode_cursor(found[limit - 1].id) if more else None)
+
+    def stats(self, bucket_s: int = 3600) -> dict[str, Any]:
+        """Counts, label distribution, accuracy, and percentiles of latency_ms per `bucket_s` seconds of created_at.
+
+        total_predictions counts what is done. A percentile is the nearest rank: a latency that was measured. `latency`
+        covers the last LATENCY_BUCKETS buckets and leaves out those in which nothing was finished.
+        """
+        _expect(1 <= bucket_s <= 31 * 86_400, "bucket", "1 second to 31 days", bucket_s)
+        c = results.c
+        by_status = dict.fromkeys(STATUSES, 0) | {
+            row.status: row.n for row in self._run(sa.select(c.status, sa.func.count().label("n")).group_by(c.status))}
+        count = sa.func.count().label("count")
+        labels = self._run(sa.select(c.predicted_label.label("label"), count).where(c.predicted_label.is_not(None))
+                           .group_by(c.predicted_label).order_by(count.desc(), c.predicted_label))
+        return {"total_predictions": by_status["done"], "label_distribution": [dict(row._mapping) for row in labels],
+                "by_status": by_status, "latency": self._latency(bucket_s), "accuracy": self._accuracy()}
+
+    def _latency(self, bucket_s: int) -> list[dict[str, Any]]:
+        """Percentiles of each bucket, oldest first. Only one bucket's latencies are in memory at a time, as floats: on
+        SQLite a third of the time of ranking them with window functions."""
+        first = int(self._now().timestamp()) // bucket_s - LATENCY_BUCKETS + 1
+        edges = [datetime.fromtimestamp((first + i) * bucket_s, UTC) for i in range(LATENCY_BUCKETS + 1)]
+        answer = []
+        with self._connected() as connection:
+            for start, end in pairwise(edges):
+                c = results.c
+                within = (c.created_at >= start, c.created_at < end, c.latency_ms.is_not(None))
+                measured = sorted(connection.scalars(sa.select(c.latency_ms).where(*within)))
+                if measured:
+                    answer.append({"start": _iso(start), "count": len(measured), **_percentiles(measured)})
+        return answer
+
+    def _accuracy(self) -> dict[str, Any]:
+        c = results.c
+        right = sa.func.count(sa.case((c.true_label == c.predicted_label, 1))).label("correct")
+        both = sa.and_(c.true_label.is_not(None), c.predicted_label.is_not(None))
+        row = self._run(sa.select(sa.func.count().label("n"), right).where(both))[0]
+        return {"n": row.n, "correct": row.correct, "accuracy": row.correct / row.n if row.n else None}
+
+    def _arrived(self, request_id: str, arrival: Arrival) -> dict[str, Any]:
+        return asdict(arrival) | {"request_id": request_id, "created_at": arrival.created_at or self._now()}
+
+    def _settle(self, request_id: str, settled: dict[str, Any], arrival: Arrival | None, *,
+                before: tuple[str, ...]) -> bool:
+        """Move a row on from one of the states `before`, in one statement, or make it. True: this call did it."""
+        settled = settled | {"claimed_until": None}
+        if arrival is None:
+            known = sa.and_(results.c.request_id == request_id, results.c.status.in_(before))
+            return bool(self._run(sa.update(results).where(known).values(settled).returning(results.c.id)))
+        insert = self._insert(results).values(self._arrived(request_id, arrival) | settled)
+        # The version that was read is the version that the answer is about; the rest of the arrival stays as it came.
+        read = {name: sa.func.coalesce(insert.excluded[name], results.c[name])
+                for name in ("object_key", "object_version", "content_type")}
+        statement = insert.on_conflict_do_update(index_elements=["request_id"], set_=settled | read,
+                                                 where=results.c.status.in_(before))
+        return bool(self._run(statement.returning(results.c.id)))
+
+    def _records(self, statement: sa.Executable) -> list[Record]:
+        return [_record(row._mapping) for row in self._run(statement)]
+
+    def _run(self, statement: sa.Executable) -> list[sa.Row[*tuple[Any, ...]]]:
+        with self._connected() as connection:
+            return list(connection.execute(statement))
+
+    @contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        with _reachable(), self._engine.connect() as connection:
+            yield connection
+
+
+def open_results(url: str, *, now: Callable[[], datetime] = _now) -> Results:
+    """Open `sqlite:///FILE` (its folder is made) or `postgresql://...`. Connects at the first call, not here; the
+    schema is `migrate`'s. Raises BadSettings for another kind of address."""
+    return Results(_engine(url), now=now)
+
+
+def migrate(url: str) -> None:
+    """Bring the schema to HEAD. Safe to call at every start, and by many processes at once: one of them works, under a
+    lock, the others wait. Cheap when nothing is to be done: Alembic is imported only where it is needed."""
+    engine = _engine(url)
+    try:
+        with _reachable():
+            if _schema_version(engine) != HEAD:
+                _upgrade(engine)
+    finally:
+        engine.dispose()
+
+
+def parse_time(text: str, name: str) -> datetime:
+    """ISO 8601 -> a moment: UTC unless it says otherwise; a date is its midnight. Raises BadRequest naming `name`."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"{name}: expected a time like 2026-01-31T12:00:00Z, got {text[:40]!r}.") from error
+
+
+def _engine(url: str) -> sa.Engine:
+    try:
+        address = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise BadSettings("DATABASE_URL: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE.") from None
+    if address.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return sa.create_engine(address.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT",
+                                pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    if address.drivername == "sqlite" and address.database not in (None, "", ":memory:"):
+        return _sqlite_engine(address)
+    raise BadSettings(f"DATABASE_URL: expected sqlite:///FILE or postgresql://..., got {address.drivername}://...")
+
+
+def _sqlite_engine(address: sa.URL) -> sa.Engine:
+    folder = Path(str(address.database)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable("The folder of the database cannot be made. Check the disk and its rights.") from error
+    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT", connect_args={"timeout": _BUSY_S})
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    return engine
+
+
+def _schema_version(engine: sa.Engine) -> str | None:
+    """The revision that the database says it has; None for a new one."""
+    with engine.connect() as connection:
+        try:
+            return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        except sa.exc.DBAPIError as error:
+            if _is_temporary(error):
+                raise
+            return None  # there is no such table yet
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with engine.connect() as connection:  # a failure on the way closes it, which rolls all of it back
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('shutterless.migrations'))")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.exec_driver_sql("COMMIT")
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Turn the driver's errors that mean "not now" into Unavailable; the others are bugs and pass as they are."""
+    try:
+        yield
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+        if isinstance(error, sa.exc.DBAPIError) and not _is_temporary(error):
+            raise
+        raise Unavailable("The database does not answer. Try again in a moment.") from error
+
+
+def _is_temporary(error: sa.exc.DBAPIError) -> bool:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return (code & 0xFF) in _SQLITE_TEMPORARY  # the low byte is the primary code
+    return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
+
+
+def _insert_for(dialect: str) -> Callable[[sa.Table], Any]:
+    """The INSERT that knows ON CONFLICT. Imported here: one dialect is a good part of what SQLAlchemy costs."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+        return sqlite_insert
+    from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+    return postgresql_insert
+
+
+def _percentiles(ascending: list[float]) -> dict[str, float]:
+    """Nearest rank: the smallest value that at least p percent do not exceed."""
+    return {f"p{p}_ms": ascending[(len(ascending) * p + 99) // 100 - 1] for p in PERCENTILES}
+
+
+def _settled(outcome: Outcome) -> dict[str, Any]:
+    """Columns that an outcome sets."""
+    columns = asdict(outcome) | {"status": outcome.status}
+    model = columns.pop("model") or {}
+    return columns | {f"model_{part}": model.get(part) for part in ("name", "version", "sha256")}
+
+
+def _record(row: Mapping[Any, Any]) -> Record:
+    model = Model(name=row["model_name"], version=row["model_version"], sha256=row["model_sha256"])
+    return Record(**{name: row[name] for name in _PLAIN_FIELDS}, model=model if row["model_name"] else None)
+
+
+def _encode_cursor(row_id: int) -> str:
+    return base64.urlsafe_b64encode(f"before {row_id}".encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> int:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (ValueError, binascii.Error):
+        text = ""
+    word, _, digits = text.partition(" ")
+    fits = word == "before" and digits.isdecimal() and int(digits[:20]) <= _BIGGEST_ID
+    _expect(fits, "cursor", "the next_cursor of an earlier page", cursor)
+    return int(digits)
+
+
+def _expect(fits: bool, name: str, expected: str, got: object) -> None:
+    if not fits:
+        raise BadRequest(f"{name}: expected {expected}, got {str(got)[:80]!r}.")
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

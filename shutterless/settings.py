@@ -1,0 +1,126 @@
+"""The run-time settings of every door, read once from the environment. `.env.example` lists the same names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from shutterless.errors import BadSettings
+
+_SLUG = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
+_MODELS = Path(__file__).parent.parent / "models"
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on. A container's CPU quota is not seen: set SHUTTERLESS_WORKERS there."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# Readers: text of a variable -> value, or ValueError(what was expected).
+
+def _text(expected: str, pattern: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(expected)
+        return text
+    return read
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9_]{1,12}", text) or not low <= int(text.replace("_", "") or -1) <= high:
+            raise ValueError(f"an integer from {low} to {high}")
+        return int(text.replace("_", ""))
+    return read
+
+
+def _listed(expected: str, pattern: str) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        items = tuple(item.strip() for item in text.split(",") if item.strip())
+        if not all(re.fullmatch(pattern, item) for item in items):
+            raise ValueError(expected)
+        return items
+    return read
+
+
+_folder_or_s3 = _text("a folder, or s3://bucket or s3://bucket/prefix",
+                      r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|(?!\w+://).+")
+_database = _text("sqlite:///FILE or postgresql://USER@HOST/DATABASE",
+                  r"sqlite:///(?!:memory:)[^?]+|postgres(ql)?(\+psycopg)?://.+")
+
+
+def _variable(name: str, read: Callable[[str], Any], default: Any = None, *, secret: bool = False) -> Any:
+    """A field that comes from the environment variable `name`. A secret stays out of repr and of error messages."""
+    return field(default=default, repr=not secret, metadata={"name": name, "read": read, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a door needs to know before it starts. Units end the names.
+
+    model: bundle that answers, "name" (its newest version) or "name/version".
+    model_uri: where that bundle lies instead of models_dir: a folder, or s3://bucket/prefix.
+    database_url: default, SQLite in var_dir. objects_url: a folder (default, in var_dir), or s3://bucket/prefix.
+    max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
+    threads: ONNX Runtime's threads for one inference. workers: inferences at the same time (default: usable_cpus).
+    max_waiting: requests that may wait for a worker; the next one is told to come back.
+    api_keys: any of them opens every route; none leaves the door open. cors_origins: pages that may call.
+    """
+
+    model: str = _variable("SHUTTERLESS_MODEL", _text("a bundle as NAME or NAME/VERSION", f"{_SLUG}(/{_SLUG})?"),
+                           "eurosat-lite0")
+    model_uri: str | None = _variable("MODEL_URI", _folder_or_s3)
+    models_dir: Path = _variable("SHUTTERLESS_MODELS_DIR", Path, _MODELS)  # noqa: RUF009  a Path never changes
+    var_dir: Path = _variable("SHUTTERLESS_VAR_DIR", Path, Path("var"))  # noqa: RUF009
+    database_url: str = _variable("DATABASE_URL", _database, "", secret=True)
+    objects_url: str = _variable("SHUTTERLESS_OBJECTS", _folder_or_s3, "")
+    max_bytes: int = _variable("SHUTTERLESS_MAX_BYTES", _integer(1, 1_000_000_000), 20_000_000)
+    max_pixels: int = _variable("SHUTTERLESS_MAX_PIXELS", _integer(1, 1_000_000_000), 40_000_000)
+    max_side: int = _variable("SHUTTERLESS_MAX_SIDE", _integer(1, 1_000_000), 16_384)
+    threads: int = _variable("SHUTTERLESS_THREADS", _integer(1, 256), 1)
+    workers: int = _variable("SHUTTERLESS_WORKERS", _integer(1, 1_024), 0)
+    max_waiting: int = _variable("SHUTTERLESS_MAX_WAITING", _integer(1, 100_000), 64)
+    api_keys: tuple[str, ...] = _variable(
+        "SHUTTERLESS_API_KEYS", _listed("keys of printable ASCII without spaces, separated by commas", "[!-~]+"), (),
+        secret=True)
+    cors_origins: tuple[str, ...] = _variable(
+        "SHUTTERLESS_CORS_ORIGINS",
+        _listed("exact origins like https://example.org, separated by commas", r"https?://[^\s/*?#@]+"), ())
+    host: str = _variable("SHUTTERLESS_HOST", _text("a host name or address", r"[A-Za-z0-9._:-]+"), "127.0.0.1")
+    port: int = _variable("SHUTTERLESS_PORT", _integer(0, 65_535), 8_000)
+
+    def __post_init__(self) -> None:
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{self.var_dir}/shutterless.db")
+        if not self.objects_url:
+            object.__setattr__(self, "objects_url", f"{self.var_dir}/objects")
+        if not self.workers:
+            object.__setattr__(self, "workers", usable_cpus())
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """Read every variable; an empty one counts as not set. Raises BadSettings naming all that do not fit."""
+        values: dict[str, Any] = {}
+        complaints = []
+        for variable in fields(cls):
+            name, text = variable.metadata["name"], environ.get(variable.metadata["name"], "").strip()
+            try:
+                values |= {variable.name: variable.metadata["read"](text)} if text else {}
+            except ValueError as expected:
+                got = "a value that is not shown" if variable.metadata["secret"] else repr(text[:80])
+                complaints.append(f"  {name}: expected {expected}, got {got}")
+        if complaints:
+            raise BadSettings("\n".join(["These environment variables do not fit:", *complaints,
+                                         "Correct them; .env.example describes every name."]))
+        return cls(**values)
+
+
+def variable_names() -> tuple[str, ...]:
+    """Names of all environment variables that Settings reads, in the order of its fields."""
+    return tuple(variable.metadata["name"] for variable in fields(Settings))
