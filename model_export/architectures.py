@@ -36,7 +36,7 @@ def build(arch: str, n_labels: int, side: int) -> nn.Module:
     if arch not in models.list_models(module=models):
         raise ExportError(f"No architecture is called {arch!r}. Choose one of torchvision's classifiers (resnet18, "
                           f"resnet50, mobilenet_v3_small, ...) or {', '.join(LITE_SIZES)}.")
-    return models.get_model(arch, weights=None, num_classes=n_labels)  # type: ignore[no-any-return]
+    return models.get_model(arch, weights=None, num_classes=n_labels)
 
 
 def default_input(arch: str, size: int | None = None) -> InputSpec:
@@ -70,7 +70,7 @@ def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
     from torchvision import models
 
     try:
-        return dict(models.get_model_weights(arch).DEFAULT.get_state_dict(progress=True, check_hash=True))  # type: ignore[attr-defined]
+        return dict(models.get_model_weights(arch).DEFAULT.get_state_dict(progress=True, check_hash=True))
     except OSError as error:
         raise ExportError(f"The ImageNet weights of {arch} could not be downloaded. Fetch them on a machine with the "
                           "internet and give the file: --weights FILE.") from error

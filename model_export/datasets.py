@@ -112,7 +112,7 @@ def prepare(pictures: Pictures, spec: InputSpec, target: Path,
         unfinished.rename(path)
     else:
         advance(len(pictures.names))
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    return np.load(path, mmap_mode="r")
 
 
 def _decoded(pictures: Pictures, spec: InputSpec) -> Iterator[NDArray[np.uint8]]:

@@ -29,7 +29,7 @@ class Serving(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         pixels = pictures.permute(0, 3, 1, 2).float()
-        return self.model(pixels * self.scale + self.offset).float()  # type: ignore[no-any-return, operator]
+        return self.model(pixels * self.scale + self.offset).float()  # type: ignore[operator]
 
 
 def write_graph(model: nn.Module, spec: InputSpec, path: Path) -> None:

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from shutterless.bundles import Bundle
 
 from model_export.errors import ExportError
+from shutterless.bundles import Bundle
 
 CONFIG = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5})
 

@@ -26,7 +26,7 @@ class _Batches(CalibrationDataReader):
     def __init__(self, pixels: NDArray[np.uint8], batch: int) -> None:
         self.batches: Iterator[NDArray[np.uint8]] = (pixels[i:i + batch] for i in range(0, len(pixels), batch))
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:  # type: ignore[override]
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         batch = next(self.batches, None)
         return None if batch is None else {INPUT: batch}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -124,7 +123,7 @@ def _start(training: Training, spec: InputSpec, n_labels: int, folder: Path) -> 
     model = build(training.arch, n_labels, spec.side)
     if training.weights:
         start_from(model, training.arch, training.weights)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.averaging), use_buffers=True)
     state = _State(model, averaged, _optimizer(model, training), 0, [])
     checkpoint = folder / "checkpoint.pth"
@@ -160,7 +159,7 @@ def _save(state: _State, training: Training, folder: Path) -> None:
                "training": asdict(training)}
     unfinished = folder / "checkpoint.tmp"
     torch.save(content, unfinished)
-    os.replace(unfinished, folder / "checkpoint.pth")
+    unfinished.replace(folder / "checkpoint.pth")
 
 
 def _epoch(training: Training, spec: InputSpec, state: _State, pixels: Pixels, targets: NDArray[np.int64],
@@ -181,7 +180,7 @@ def _epoch(training: Training, spec: InputSpec, state: _State, pixels: Pixels, t
         loss = F.cross_entropy(logits.float(), torch.from_numpy(targets[chosen]),
                                label_smoothing=training.label_smoothing)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         state.optimizer.step()
         state.averaged.update_parameters(state.model)
         total += loss.item()

