@@ -13,6 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from shutterless.errors import BadRequest, TooLarge, UnsupportedPicture
+from shutterless.formats import sniff
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -47,8 +48,8 @@ def read_submission(content_type: str | None, body: bytes, max_bytes: int) -> Su
     elif kind == b"application/json":
         _check_length(len(body), max_bytes * 3 // 2 + FORM_BYTES, max_bytes)  # base64 takes 4/3, with lines a bit more
         submission = _from_json(body)
-    elif kind in (b"", b"application/octet-stream") or kind.startswith(b"image/"):
-        submission = Submission(picture=body)
+    elif kind in (b"", b"application/octet-stream") or kind.startswith(b"image/") or sniff(body):
+        submission = Submission(picture=body)  # the bytes decide: curl --data-binary says form-urlencoded of a picture
     else:
         raise UnsupportedPicture(
             f"Expected content type image/*, multipart/form-data with a field `file`, or application/json with a field "

@@ -36,6 +36,11 @@ def test_another_content_type_is_refused_with_what_is_accepted(content_type):
         read_submission(content_type, PICTURE, 10_000)
 
 
+def test_a_picture_is_one_even_where_curl_calls_it_a_form(draw, encode):
+    picture = encode(draw(), "JPEG")
+    assert read_submission("application/x-www-form-urlencoded", picture, 10_000) == Submission(picture=picture)
+
+
 # Forms
 
 def test_the_part_named_file_is_the_picture_and_the_others_are_fields():
