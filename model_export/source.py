@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from model_export.architectures import LITE_SIZES, LITE_WEIGHTS_LICENCE, build
 from model_export.datasets import Pictures, find_pictures, names_digest, split
 from model_export.errors import ExportError
+from model_export.train import Training
 from model_export.weights import load_state, read_state
 from shutterless.manifests import InputSpec
 
@@ -61,7 +62,7 @@ def from_run(folder: Path, data: str | None = None) -> Source:
                     "test_names_sha256": run["split"]["test"]["names_sha256"]}
     return Source(model=model, arch=training["arch"], spec=spec, labels=labels, pictures=pictures, parts=parts, unseen=True,
                   provenance=_provenance(training["arch"], weights, pictures.root.name) | {
-                      "split": split_record, "training": _portable(training)})
+                      "split": split_record, "commands": commands(folder)})
 
 
 def from_weights(weights: Path, *, arch: str, spec: InputSpec, labels: Path | None, data: str | None) -> Source:
@@ -114,7 +115,14 @@ def _provenance(arch: str, weights: Path, data: str | None) -> dict[str, Any]:
     return {"architecture": arch, "weights_sha256": digest, "data": data, "licence": licence}
 
 
-def _portable(training: dict[str, Any]) -> dict[str, Any]:
-    """The settings without the folders of the machine that trained."""
-    names = {key: Path(training[key]).name for key in ("data", "weights") if training[key]}
-    return training | names
+def commands(run: Path) -> list[str]:
+    """The `shutterless train` commands that led to `run`, the first one first; folders of the machine are left out."""
+    training = json.loads((run / "training.json").read_text())["training"]
+    earlier: list[str] = []
+    if training["weights"] and (Path(training["weights"]).parent / "training.json").is_file():
+        start = Path(training["weights"])
+        earlier, training = commands(start.parent), training | {"weights": f"{start.parent.name}/{start.name}"}
+    usual = asdict(Training(data=""))
+    options = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value or 'none'}")
+               for name, value in training.items() if name != "data" and value != usual[name]]
+    return [*earlier, " ".join(["shutterless train", Path(training["data"]).name, *options, f"--out {run.name}"])]

@@ -44,7 +44,10 @@ def test_the_manifest_says_where_the_model_comes_from_and_on_how_many_pictures_i
     assert manifest["report"]["parity"]["top1_agreement"] == 1
     assert manifest["report"]["calibration"]["fitted_on"] == 24
     assert len(manifest["source"]["weights_sha256"]) == 64
-    assert manifest["source"]["training"]["seed"] == 0
+    assert manifest["source"]["split"]["seed"] == 0
+    (command,) = manifest["source"]["commands"]
+    assert command.startswith("shutterless train kinds")
+    assert "--arch resnet18 --weights none --size 32 --epochs 3" in command
     assert "/" not in manifest["source"]["data"]
 
 
