@@ -22,7 +22,7 @@ from model_export.report import Section
 from model_export.source import Source
 from shutterless.manifests import BundleFile, Manifest, parse_manifest
 
-PARITY_PICTURES, CALIBRATION_PICTURES = 256, 512
+PARITY_PICTURES, CALIBRATION_PICTURES = 256, 2048
 Pixels = NDArray[np.uint8]
 Step = Callable[[str], object]
 

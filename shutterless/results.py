@@ -97,6 +97,7 @@ results = sa.Table(
     sa.Column("caption", AnyText),
     sa.Column("in_distribution", sa.Boolean),
     sa.Column("true_label", AnyText),
+    sa.Column("asked_model", AnyText),
     sa.Column("model_name", AnyText),
     sa.Column("model_version", AnyText),
     sa.Column("model_sha256", AnyText),
@@ -121,7 +122,8 @@ results = sa.Table(
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """What is known of a picture when it comes. created_at: None is now."""
+    """What is known of a picture when it comes. asked_model: "name/version", None is the server's default.
+    created_at: None is now."""
 
     task: str = "classify"
     image_name: str | None = None
@@ -129,6 +131,7 @@ class Arrival:
     object_version: str | None = None
     content_type: str | None = None
     true_label: str | None = None
+    asked_model: str | None = None
     created_at: datetime | None = None
 
 
@@ -175,6 +178,7 @@ class Record:
     caption: str | None
     in_distribution: bool | None
     true_label: str | None
+    asked_model: str | None
     model: Model | None
     inference_ms: float | None
     latency_ms: float | None

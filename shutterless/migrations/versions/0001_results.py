@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("caption", sa.Text),
         sa.Column("in_distribution", sa.Boolean),
         sa.Column("true_label", sa.Text),
+        sa.Column("asked_model", sa.Text),
         sa.Column("model_name", sa.Text),
         sa.Column("model_version", sa.Text),
         sa.Column("model_sha256", sa.Text),

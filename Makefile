@@ -1,0 +1,110 @@
+# Shutterless: the verbs. `make` alone lists them. For GNU make 3.81 and newer, on macOS and Linux.
+#
+# Everything is installed into .venv from the hash-pinned locks in requirements/, once: each step leaves a stamp in
+# .venv/made, and runs again only when its lock changes. Extras add to each other, and none removes another's packages.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help local test check train export publish bench lock install-export clean
+
+BIN := .venv/bin
+MADE := .venv/made
+UV := $(BIN)/uv
+UV_INSTALL := $(UV) pip install --python $(BIN)/python --no-deps
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--excludes requirements/torch.txt --custom-compile-command 'make lock'
+
+export UV_COMPILE_BYTECODE_TIMEOUT := 600
+
+PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3.14 python3)
+TORCH_WANTED := $(or $(TORCH),-r requirements/torch.txt)
+
+help: ## this list
+	@echo 'make VERB [NAME=value ...]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo 'MODEL=name chooses the bundle, PYTHON=path the interpreter, ARGS="..." goes to the command behind the verb.'
+	@echo 'The command line that the verbs stand on is $(BIN)/shutterless (see --help).'
+
+# HOST counts only when typed: some shells and build environments export a HOST of their own.
+local: $(MADE)/onprem ## the server on your machine, with the shipped model   [PORT=8000 HOST=127.0.0.1 MODEL=name]
+	@PYTHONDONTWRITEBYTECODE= exec $(BIN)/shutterless serve $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port '$(PORT)') \
+		$(if $(filter command,$(origin HOST)),--host '$(HOST)') $(ARGS)
+
+test: $(MADE)/dev ## all tests that this machine can run; what it could not run is listed   [REQUIRE=all]
+	@$(MAKE) --silent --no-print-directory install-export || echo 'torch is missing: the tests that need it will not run.' >&2
+	@REQUIRE='$(REQUIRE)' $(BIN)/python -m pytest $(ARGS)
+
+check: $(MADE)/dev install-export ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+train: install-export ## fine-tune a network on a folder of class folders   [ARGS="--help"]
+	@exec $(BIN)/shutterless train $(ARGS)
+
+export: install-export ## trained weights -> graph, parity, quantisation, report: a bundle   [ARGS="--help"]
+	@exec $(BIN)/shutterless export $(ARGS)
+
+publish: $(MADE)/export ## a bundle to S3, under a version that never changes   [ARGS="--help"]
+	@exec $(BIN)/shutterless publish $(ARGS)
+
+bench: $(MADE)/bench ## the server's start and its cost per picture, against decode + preprocess + inference   [MODEL=name]
+	@$(BIN)/python -m benchmarks.predict $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+install-export: $(MADE)/export $(MADE)/torch ## what training and export need: torch, too   [TORCH="torch==... ..."]
+
+# dev holds every extra, so it is solved first and rules the others: one version of a package, whatever is installed.
+lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [ARGS=--upgrade]
+	@$(COMPILE) --annotation-style line $(ARGS) pyproject.toml --extra dev -o requirements/dev.txt >/dev/null
+	@for extra in onprem export bench; do \
+		$(COMPILE) --no-annotate $(ARGS) pyproject.toml --extra $$extra --constraints requirements/dev.txt \
+			-o requirements/$$extra.txt >/dev/null || exit 1; \
+	done
+	@$(COMPILE) --no-annotate $(ARGS) --group installer -o requirements/installer.txt >/dev/null
+
+clean: ## remove all that was made: .venv, var (results, pictures, trainings) and caches
+	rm -rf .venv var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- Installing -----------------------------------------------------------------------------------------------------
+
+$(MADE)/installer: requirements/installer.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(FIND_PYTHON); "$$found" -m venv --clear .venv; }
+	@$(PIP) install --quiet --no-deps --require-hashes -r $<
+	@mkdir -p $(@D) && touch $@
+
+# A plain path instead of setuptools' import hook, which costs every start of Python 20 ms.
+$(MADE)/project: pyproject.toml $(MADE)/installer
+	@$(UV_INSTALL) --quiet --no-build-isolation --config-settings editable_mode=compat --editable .
+	@touch $@
+
+# Bytecode now: without it the server starts in twice the time, and where PYTHONDONTWRITEBYTECODE is set, every time.
+$(MADE)/onprem $(MADE)/export $(MADE)/bench $(MADE)/dev: $(MADE)/%: requirements/%.txt $(MADE)/project
+	@$(UV_INSTALL) --require-hashes --only-binary :all: --compile-bytecode -r $<
+	@touch $@
+
+$(MADE)/torch: requirements/torch.txt $(MADE)/export
+	@$(PIP) install $(TORCH_WANTED)
+	@touch $@
+ifneq ($(TORCH),)
+.PHONY: $(MADE)/torch
+endif
+
+# Sets $found to the first of PYTHONS that is new enough and can make an environment, or says what is missing.
+define FIND_PYTHON
+found=; old=; \
+for python in $(PYTHONS); do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	if "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then found=$$python; break; fi; \
+	old=$$python; \
+done; \
+[ -n "$$found" ] || { \
+	if [ -n "$$old" ]; then \
+		echo "$$old cannot make a virtual environment. Install its venv module (Debian, Ubuntu: apt-get install python3-venv)."; \
+	else \
+		echo 'Shutterless needs Python 3.11 or newer; none of these is: $(PYTHONS). Install one, or name it: PYTHON=path.'; \
+	fi >&2; exit 1; }
+endef

@@ -1,0 +1,59 @@
+"""The settings of one command: options that were typed, else the environment, else the file `.env`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shutterless.settings import Settings
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Declare `--model`, which chooses the bundle in every command that answers with one."""
+    parser.add_argument("--model", metavar="MODEL", help="the bundle that answers: NAME (its newest version), "
+                        "NAME/VERSION, or a folder (default: SHUTTERLESS_MODEL, else eurosat-lite0)")
+
+
+def read_settings(*, model: str | None = None, **typed: str | None) -> Settings:
+    """Settings of this process. `model` is what --model takes; `typed` are variables by name, None where not typed.
+
+    Raises BadSettings naming every variable that does not fit.
+    """
+    from shutterless.settings import Settings
+
+    variables = {**read_env_file(Path(".env")), **os.environ}
+    variables.update({name: text for name, text in typed.items() if text is not None})
+    return Settings.from_environment(variables | choose_model(model))
+
+
+def choose_model(model: str | None) -> dict[str, str]:
+    """The variables that --model stands for: a place, if it looks like one or holds a bundle, else a bundle's name."""
+    if model is None:
+        return {}
+    folder = Path(model).expanduser()
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or (folder / "manifest.json").is_file():
+        return {"MODEL_URI": str(folder)}
+    return {"SHUTTERLESS_MODEL": model, "MODEL_URI": ""}
+
+
+def bundle_folder(settings: Settings) -> Path:
+    """Where the chosen bundle lies. Raises NotFound, naming those that are there."""
+    from shutterless.bundles import find_bundle
+
+    return find_bundle(settings.model, settings.models_dir) if settings.model_uri is None else Path(settings.model_uri)
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Variables of a file of NAME=value lines, quotes around a value taken off; none when there is no such file."""
+    if not path.is_file():
+        return {}
+    lines = (line.strip().removeprefix("export ") for line in path.read_text(encoding="utf-8").splitlines())
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
+    return {name.strip(): _unquoted(value.strip()) for name, _, value in pairs}
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value

@@ -1,0 +1,24 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+NUMBERS = {"confidence", "size"}  # columns that end at the right
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print to standard output. Columns that are empty in every row are left out."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i in kept:
+        table.add_column(head[i], justify="right" if head[i] in NUMBERS else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[i]) for i in kept))  # Text: a file called [red] is not markup
+    Console(width=None if sys.stdout.isatty() else 1_000).print(table)  # into a file or a pipe, lines are not folded

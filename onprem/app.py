@@ -1,0 +1,44 @@
+"""The on-prem door, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from onprem import answers, docs, pages, predictions, records, uploads
+from onprem.door import build_door
+from onprem.envelope import Envelope
+from onprem.lingering import Lingering
+from shutterless import __version__
+from shutterless.settings import Settings
+
+IO_THREADS = 8  # that wait for the database and for storage; FastAPI's default of 40 is more than both can serve
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app, its default model open and warm. Raises BadBundle or NotFound when that model must not be served."""
+    app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
+                  docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
+    app.state.door = build_door(settings)
+    for module in (predictions, uploads, records, pages):
+        app.include_router(module.routes)
+    app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    answers.handle_errors(app)
+    app.add_middleware(Envelope, api_keys=settings.api_keys)
+    app.add_middleware(Lingering)
+    if settings.cors_origins:  # what is added last is outermost: a preflight needs no key, and errors carry CORS
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST", "DELETE"],
+                           allow_headers=["x-api-key"], expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"])
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = IO_THREADS
+    app.state.door.start()
+    yield
+    await anyio.to_thread.run_sync(app.state.door.stop)

@@ -1,0 +1,68 @@
+"""/openapi.json told truthfully: the three shapes of a picture, the headers, and errors as problem+json."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from onprem.schemas import Problem
+
+Responses = dict[int | str, dict[str, Any]]
+
+_BINARY = {"type": "string", "format": "binary"}
+_TEXT = {"type": "string"}
+_BASE64 = {"type": "string", "format": "byte", "minLength": 1, "description": "The picture in base64"}
+_ABOUT = {"task": _TEXT, "model": _TEXT, "true_label": _TEXT}
+_PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff")
+
+PICTURE: dict[str, Any] = {"requestBody": {"required": True, "content": {
+    "multipart/form-data": {"schema": {"type": "object", "required": ["file"],
+                                       "properties": {"file": _BINARY} | _ABOUT}},
+    "image/*": {"schema": _BINARY},
+    "application/octet-stream": {"schema": _BINARY},
+    "application/json": {"schema": {
+        "type": "object", "anyOf": [{"required": ["image_base64"]}, {"required": ["image_b64"]}],
+        "properties": {"image_base64": _BASE64, "image_b64": _BASE64, "extension": _TEXT} | _ABOUT,
+        "additionalProperties": {"type": ["string", "number", "null"]}}},
+}}}
+
+PICTURE_ANSWER: Responses = {200: {"description": "The picture",
+                                   "content": {kind: {"schema": _BINARY} for kind in _PICTURE_TYPES}}}
+
+_HEADERS = {"X-Request-Id": {"description": "Names this request in the server's log.", "schema": _TEXT},
+            "Server-Timing": {"description": "Where the time went, in milliseconds.", "schema": _TEXT}}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "integer"}}}
+_WHY = {400: "Not a readable picture", 403: "Key missing or wrong", 408: "The body came too slowly",
+        413: "Too many bytes or pixels", 415: "Not an accepted picture format", 422: "A field does not fit",
+        503: "Try again"}
+
+
+def answers(model: type[BaseModel] | None, *errors: int, success: int = 200) -> Responses:
+    """`responses` of a route: its body (None: told elsewhere, or none), and the errors that it can answer with."""
+    good: Responses = {success: {"model": model, "headers": _HEADERS}} if model else {}
+    return good | {error: {"model": Problem, "description": _WHY.get(error, HTTPStatus(error).phrase),
+                           "headers": _HEADERS | (_RETRY_AFTER if error == 503 else {})} for error in (403, *errors)}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; made at the first call. FastAPI knows one media type per route: errors get theirs here."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for route in made["paths"].values():
+            for operation in route.values():
+                _tell_errors(operation["responses"])
+        made["components"]["securitySchemes"] = {"key": {
+            "type": "apiKey", "in": "header", "name": "x-api-key", "description": "Where the server asks for one."}}
+        made["security"] = [{}, {"key": []}]
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def _tell_errors(responses: dict[str, Any]) -> None:
+    for status, response in responses.items():
+        if int(status) >= 400:
+            response["content"] = {"application/problem+json": response["content"]["application/json"]}

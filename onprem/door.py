@@ -1,0 +1,53 @@
+"""The collaborators of all routes, built once per process."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from onprem.intake import Intake
+from onprem.shelf import Shelf
+from onprem.storage import Storage
+from onprem.worker import Worker
+from shutterless.pictures import Limits
+from shutterless.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """compute: where pictures are decoded and classified, for both ways, never more than settings.workers at once."""
+
+    settings: Settings
+    limits: Limits
+    intake: Intake
+    shelf: Shelf
+    compute: ThreadPoolExecutor
+    storage: Storage
+    worker: Worker
+
+    def start(self) -> None:
+        self.worker.start()
+
+    def stop(self) -> None:
+        """Finish what was taken. Blocks."""
+        self.worker.stop()
+        self.compute.shutdown()
+        self.storage.close()
+
+
+def build_door(settings: Settings) -> Door:
+    """Opens the default model; the database is opened by `start`, in the background. Raises BadBundle, NotFound."""
+    limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
+    shelf, storage = Shelf(settings), Storage(settings)
+    compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
+    worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers)
+    return Door(settings=settings, limits=limits, shelf=shelf, storage=storage, compute=compute, worker=worker,
+                intake=Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting))
+
+
+def door_of(request: Request) -> Door:
+    """The door that this request came through."""
+    door: Door = request.app.state.door
+    return door

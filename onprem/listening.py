@@ -1,0 +1,42 @@
+"""Where the server can be reached, and the moment from which it can."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import uvicorn
+
+from shutterless.errors import BadSettings
+
+
+class AnnouncingServer(uvicorn.Server):
+    """Says where it listens as soon as it answers there: scripts and people wait for that line."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            host = f"[{host}]" if ":" in host else host
+            print(f"Listening on http://{host}:{port}", flush=True)  # noqa: T201
+
+
+def listen(host: str, port: int, *, locked: bool) -> socket.socket:
+    """A socket that takes connections from now on; they wait until the server has started. Port 0: any free one.
+
+    locked: whether a key is needed to get in. Raises BadSettings for an address that cannot be had, and for one that
+    others can reach when the door is not locked.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError:
+        raise BadSettings(f"SHUTTERLESS_HOST: expected a host name or address of this machine, got {host!r}. "
+                          "Use 127.0.0.1.") from None
+    if not locked and not ipaddress.ip_address(address[0]).is_loopback:
+        raise BadSettings(f"SHUTTERLESS_HOST is {host}, which other machines can reach, and no key is set. "
+                          "Set SHUTTERLESS_API_KEYS, or SHUTTERLESS_HOST=127.0.0.1.")
+    try:
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError:
+        raise BadSettings(f"Port {port} of {host} cannot be had: another program listens there, or the system forbids "
+                          "it. Stop that program, or choose another SHUTTERLESS_PORT.") from None

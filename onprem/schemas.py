@@ -1,0 +1,157 @@
+"""What bodies look like, for /openapi.json only: answers are not built from these, tests hold them together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Schema(BaseModel):
+    """Base: the document promises that nothing else comes, so a test fails when a field is forgotten here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(Schema):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="What was expected, what came, and what to do.")
+    request_id: str
+
+
+class Ranked(Schema):
+    index: int
+    label: str
+    confidence: float = Field(ge=0, le=1)
+
+
+class Model(Schema):
+    name: str
+    version: str
+    sha256: str
+
+
+class Timings(Schema):
+    """Seconds."""
+
+    model_load_s: float
+    preprocess_s: float
+    inference_s: float
+
+
+class Prediction(Schema):
+    pred_index: int
+    label: str
+    confidence: float = Field(ge=0, le=1)
+    top: list[Ranked]
+    in_distribution: bool | None = Field(description="False: the picture is unlike what the model learned from.")
+    timings: Timings
+    model: Model
+    cold_start: bool
+
+
+class Receipt(Schema):
+    request_id: str
+    bucket: str
+    s3_key: str
+    content_type: str
+    status: Literal["pending"]
+
+
+class ErrorNote(Schema):
+    title: str
+    detail: str
+
+
+class Record(Schema):
+    id: int
+    request_id: str
+    task: str
+    status: Literal["pending", "done", "failed", "stalled"]
+    image_name: str | None
+    predicted_label: str | None
+    confidence: float | None
+    top: list[Ranked] | None
+    caption: str | None
+    in_distribution: bool | None
+    true_label: str | None
+    model: Model | None
+    inference_ms: float | None
+    latency_ms: float | None
+    queue_ms: float | None
+    created_at: datetime
+    finished_at: datetime | None
+    error: ErrorNote | None
+
+
+class Records(Schema):
+    count: int
+    results: list[Record]
+    next_cursor: str | None = Field(default=None, description="Asks for the next, older page; null on the last one.")
+
+
+class ListedModel(Schema):
+    name: str
+    version: str
+    sha256: str
+    task: str
+    labels: list[str]
+    precision: str
+    input: dict[str, Any]
+    default: bool
+
+
+class Models(Schema):
+    models: list[ListedModel]
+
+
+class LabelCount(Schema):
+    label: str
+    count: int
+
+
+class Latency(Schema):
+    """Of what arrived in one bucket of time: milliseconds from arrival to outcome."""
+
+    start: datetime
+    count: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+class Accuracy(Schema):
+    """Over the results whose true label is known."""
+
+    n: int
+    correct: int
+    accuracy: float | None
+
+
+class SystemResources(Schema):
+    cpu_percent: float = Field(description="Of all CPUs, since the last call.")
+    process_rss_bytes: int
+    load_1m: float
+
+
+class Stats(Schema):
+    total_predictions: int
+    label_distribution: list[LabelCount]
+    by_status: dict[str, int]
+    latency: list[Latency]
+    accuracy: Accuracy
+    system_resources: SystemResources
+
+
+class Health(Schema):
+    status: Literal["ok"]
+    ready: bool = Field(description="Both ways are open: /predict answers at once, results can be stored.")
+    checks: dict[str, Literal["ok", "opening", "unavailable"]]
+    max_inline_bytes: int = Field(description="Largest picture that a body may carry.")
+    version: str
+

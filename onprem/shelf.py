@@ -1,0 +1,105 @@
+"""The models that answer: the default is opened at start, others at first use, once."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from shutterless.bundles import MANIFEST, find_bundle, list_bundles, read_bundle
+from shutterless.classifier import Classifier
+from shutterless.errors import BadBundle, BadSettings, NotFound
+from shutterless.manifests import parse_manifest
+from shutterless.settings import Settings
+
+CAPACITY = 4  # models open at the same time beside the default
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,63})?")
+
+log = logging.getLogger(__name__)
+
+
+class Shelf:
+    """Open classifiers by folder; beyond CAPACITY, the one that was asked least recently is closed.
+
+    Building it raises BadBundle, NotFound or BadSettings when the default must not or cannot be served.
+    """
+
+    def __init__(self, settings: Settings, *, capacity: int = CAPACITY) -> None:
+        self._models_dir = settings.models_dir.resolve()
+        self._threads = settings.threads
+        self._capacity = capacity
+        self._opening = threading.Lock()
+        self._open: OrderedDict[Path, Classifier] = OrderedDict()
+        self.default = self._read(_default_folder(settings))
+
+    def classifier(self, model: str | None = None) -> Classifier:
+        """The classifier of "name" (newest version) or "name/version"; the default for None.
+
+        Blocks while a bundle is read. Raises NotFound for a model that is not there, BadBundle for a broken one.
+        """
+        if model is None:
+            return self.default
+        folder = self._chosen(model)
+        if folder == self.default.bundle.folder:
+            return self.default
+        with self._opening:  # so that each is opened once; answering does not hold the lock
+            if folder not in self._open:
+                self._open[folder] = self._read(folder)
+            self._open.move_to_end(folder)
+            if len(self._open) > self._capacity:
+                self._open.popitem(last=False)
+            return self._open[folder]
+
+    def listing(self) -> list[dict[str, Any]]:
+        """What can be asked for, for /models: the default first, then the newest version of each other model."""
+        default = self.default.bundle.folder
+        others = [folder for folder in list_bundles(self._models_dir) if folder != default]
+        entries = [(folder, _entry(folder)) for folder in (default, *others)]
+        return [entry | {"default": folder == default} for folder, entry in entries if entry]
+
+    def _chosen(self, model: str) -> Path:
+        """A client's word may name what lies in models_dir, or the default, and no other place of this machine."""
+        ours = self.default.manifest
+        if model == f"{ours.name}/{ours.version}":
+            return self.default.bundle.folder
+        if _NAME.fullmatch(model):
+            try:
+                folder = find_bundle(model, self._models_dir)
+            except NotFound:
+                folder = Path()
+            if folder.is_relative_to(self._models_dir):
+                return folder
+        if model == ours.name:  # it lies elsewhere: MODEL_URI
+            return self.default.bundle.folder
+        raise NotFound(f"There is no model {model[:80]!r}. GET /models lists those that answer.")
+
+    def _read(self, folder: Path) -> Classifier:
+        classifier = Classifier(read_bundle(folder), threads=self._threads)
+        classifier.warm_up()
+        return classifier
+
+
+def _default_folder(settings: Settings) -> Path:
+    if settings.model_uri is None:
+        return find_bundle(settings.model, settings.models_dir.resolve())
+    if settings.model_uri.startswith("s3://"):
+        raise BadSettings("MODEL_URI: expected a folder, got an address in S3. Copy the bundle into a folder first.")
+    return Path(settings.model_uri).resolve()
+
+
+def _entry(folder: Path) -> dict[str, Any] | None:
+    """A bundle as its manifest describes it, None for a broken one; its files are checked when it is first asked."""
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        manifest = parse_manifest(text)
+    except (OSError, BadBundle) as error:
+        log.warning("The bundle %s is left out of /models: %s", folder, error)
+        return None
+    return {"name": manifest.name, "version": manifest.version, "sha256": sha256(text).hexdigest(),
+            "task": manifest.task, "labels": manifest.labels, "precision": manifest.precision,
+            "input": asdict(manifest.input)}

@@ -1,0 +1,111 @@
+"""The asynchronous way after its 202: pending rows -> stored pictures -> classify -> results."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Executor, wait
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from onprem.shelf import Shelf
+from onprem.storage import Storage
+from shutterless.errors import BadPicture, NotFound
+from shutterless.pictures import Limits
+
+if TYPE_CHECKING:
+    from shutterless.results import ErrorNote, Outcome, Record
+
+LEASE_S = 30.0  # far more than a picture takes; also the pause before a temporary fault is tried again
+MAX_ATTEMPTS = 5
+POLL_S = 5.0  # uploads of this server wake the worker; other servers' uploads and ended leases are found by looking
+STALLED: ErrorNote = {
+    "title": "Given up for now",
+    "detail": f"It failed {MAX_ATTEMPTS} times for reasons that are not the picture's. The picture is kept: tell the "
+              "operator the request_id."}
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One thread that takes what is due, `batch` at a time, and lets `compute` classify it.
+
+    A killed process loses nothing: its rows stay pending, and are taken again when their leases end.
+    """
+
+    def __init__(self, *, storage: Storage, shelf: Shelf, compute: Executor, limits: Limits, batch: int,
+                 lease_s: float = LEASE_S, poll_s: float = POLL_S) -> None:
+        self._storage, self._shelf, self._compute, self._limits = storage, shelf, compute, limits
+        self._batch, self._lease_s, self._poll_s = batch, lease_s, poll_s
+        self._woken, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is a new row."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Take nothing more, finish what was taken, return when it is saved."""
+        self._stopping.set()
+        self._woken.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._storage.open(self._stopping)
+        while not self._stopping.is_set():
+            self._woken.clear()
+            if not self._take():
+                self._woken.wait(self._poll_s)
+
+    def _take(self) -> int:
+        """Settle one batch; returns how many there were."""
+        try:
+            records = self._storage.results.claim(self._batch, self._lease_s)
+        except Exception:
+            log.exception("No work can be taken from the database; trying again")
+            return 0
+        wait([self._compute.submit(self._settle, record) for record in records])
+        return len(records)
+
+    def _settle(self, record: Record) -> None:
+        """Save an outcome. After a temporary fault the row stays claimed: it is due again when its lease ends."""
+        try:
+            if record.attempts > MAX_ATTEMPTS:  # each of them ended with the process: this picture may be the reason
+                self._storage.results.stall(record.request_id, STALLED)
+            else:
+                self._storage.results.finish(record.request_id, self._outcome(record))
+        except Exception:
+            log.exception("Picture %s failed, attempt %d of %d", record.request_id, record.attempts, MAX_ATTEMPTS)
+            self._give_up(record)
+
+    def _give_up(self, record: Record) -> None:
+        if record.attempts >= MAX_ATTEMPTS:
+            try:
+                self._storage.results.stall(record.request_id, STALLED)
+            except Exception:
+                log.exception("Picture %s cannot be marked as stalled; its lease will end", record.request_id)
+
+    def _outcome(self, record: Record) -> Outcome:
+        from shutterless.results import Outcome
+
+        began = datetime.now(UTC)
+        queue_ms = _ms_between(record.created_at, began)
+        try:
+            picture = self._storage.objects.get(str(record.object_key), record.object_version)
+            answer = self._shelf.classifier(record.asked_model).predict(picture, limits=self._limits).to_json_dict()
+        except (BadPicture, NotFound) as error:
+            return Outcome(error={"title": error.title, "detail": str(error)}, queue_ms=queue_ms,
+                           latency_ms=_ms_between(record.created_at, datetime.now(UTC)))
+        return Outcome(
+            predicted_label=answer["label"], pred_index=answer["pred_index"], confidence=answer["confidence"],
+            top=answer["top"], in_distribution=answer["in_distribution"], model=answer["model"],
+            inference_ms=1000 * answer["timings"]["inference_s"], queue_ms=queue_ms,
+            latency_ms=_ms_between(record.created_at, datetime.now(UTC)))
+
+
+def _ms_between(start: datetime, end: datetime) -> float:
+    """Never below 0: the row's clock may be another machine's."""
+    return max((end - start).total_seconds() * 1000, 0.0)

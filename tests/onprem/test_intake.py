@@ -1,0 +1,115 @@
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+
+
+def send_chunks(connection: socket.socket, count: int) -> None:
+    for _ in range(count):
+        connection.sendall(CHUNK)
+
+
+def raw(client: httpx.Client, head: str, body: bytes = b"") -> socket.socket:
+    """A connection on which this much of a POST /predict has been sent."""
+    address = urlsplit(str(client.base_url))
+    connection = socket.create_connection((address.hostname, address.port), timeout=20)
+    connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
+    return connection
+
+
+def status(connection: socket.socket) -> int:
+    return int(connection.recv(65_536).split()[1])
+
+
+def test_a_body_that_announces_too_much_is_refused_before_it_comes(client) -> None:
+    for length in (10**9, 10**18):
+        with raw(client, f"Content-Length: {length}") as connection:
+            assert status(connection) == 413
+    with raw(client, f"Content-Length: {10**9}\r\nExpect: 100-continue") as connection:
+        assert status(connection) == 413  # not 100: a client that asks first sends nothing
+
+
+def test_a_client_that_never_stops_sending_is_answered_and_then_hung_up_on(open_door, monkeypatch) -> None:
+    monkeypatch.setattr("onprem.lingering.LINGER_BYTES", 1_000_000)
+    client = open_door(max_bytes=1000, api_keys=("key",))
+    for key, expected in (("key", 413), ("wrong", 403)):
+        with raw(client, f"Transfer-Encoding: chunked\r\nX-Api-Key: {key}", CHUNK) as connection:
+            send_chunks(connection, 2)
+            assert status(connection) == expected  # told at once, though it has not finished
+            with pytest.raises(OSError, match=r"reset|Broken pipe"):
+                send_chunks(connection, 10_000)
+
+
+def test_a_client_that_sends_all_before_it_reads_still_learns_why_it_was_refused(open_door) -> None:
+    client = open_door(max_bytes=1000)
+    assert client.post("/predict", content=bytes(50_000_000)).status_code == 413
+    assert client.post("/predict", content=(bytes(65_536) for _ in range(500))).status_code == 413
+    assert client.get("/predict").status_code == 405
+
+
+def test_a_body_that_comes_too_slowly_gives_its_place_back(open_door, monkeypatch, jpeg) -> None:
+    monkeypatch.setattr("onprem.intake.GRACE_S", 0.3)
+    client = open_door(max_waiting=1)
+    with raw(client, "Content-Length: 1000", b"x") as connection:
+        assert status(connection) == 408
+    assert client.post("/predict", content=jpeg()).status_code == 200
+
+
+def test_a_client_that_hangs_up_gives_its_place_back(open_door, jpeg) -> None:
+    client = open_door(max_waiting=1)
+    with raw(client, "Content-Length: 1000", b"x"):
+        wait_for(lambda: client.door.intake.requests == 1)
+    wait_for(lambda: client.door.intake.requests == 0)
+    assert client.post("/predict", content=jpeg()).status_code == 200
+
+
+def test_above_max_waiting_requests_are_told_to_come_back(open_door, jpeg) -> None:
+    client = open_door(max_waiting=2)
+    with raw(client, "Content-Length: 1000", b"x"), raw(client, "Content-Length: 1000", b"x"):
+        wait_for(lambda: client.door.intake.requests == 2)
+        answer = client.post("/predict", content=jpeg())
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert client.get("/health").status_code == 200
+    wait_for(lambda: client.door.intake.requests == 0)
+    assert client.post("/predict", content=jpeg()).status_code == 200
+
+
+def test_all_bodies_together_stay_within_their_bytes(open_door, jpeg) -> None:
+    client = open_door(max_bytes=100_000)
+    intake = client.door.intake
+    intake.max_held_bytes = 200_000
+    with raw(client, "Content-Length: 200000", bytes(199_000)):
+        wait_for(lambda: intake.held_bytes == 199_000)
+        assert client.post("/predict", content=bytes(2000)).status_code == 503
+    wait_for(lambda: intake.held_bytes == 0)
+    assert client.post("/predict", content=jpeg()).status_code == 200
+
+
+def test_many_clients_at_once_all_get_the_right_answer(client, jpeg) -> None:
+    labels = []
+
+    def ask(colour: str) -> None:
+        with httpx.Client(base_url=client.base_url, timeout=30) as own:
+            labels.extend((colour, own.post("/predict", content=jpeg(colour)).json()["label"]) for _ in range(10))
+
+    threads = [threading.Thread(target=ask, args=(colour,)) for colour in ("red", "green", "blue") * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(labels) == 90
+    assert all(asked == answered for asked, answered in labels)
+
+
+def wait_for(happened) -> None:
+    for _ in range(1000):
+        if happened():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
