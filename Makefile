@@ -86,7 +86,7 @@ $(MADE)/onprem $(MADE)/export $(MADE)/bench $(MADE)/dev: $(MADE)/%: requirements
 	@$(UV_INSTALL) --require-hashes --only-binary :all: --compile-bytecode -r $<
 	@touch $@
 
-$(MADE)/torch: requirements/torch.txt $(MADE)/export
+$(MADE)/torch: requirements/torch.txt | $(MADE)/export
 	@$(PIP) install $(TORCH_WANTED)
 	@touch $@
 ifneq ($(TORCH),)
