@@ -33,6 +33,9 @@ Settings come from the options, else from the environment, else from the file .e
 Exit codes: 0 done, 1 not all could be done (standard error says what and why), 2 typed wrongly, 130 interrupted."""
 
 
+OURS = ("shutterless", "cli", "onprem", "model_export")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` (default: the process's), run the command, return its exit code. --help and typing errors exit."""
     arguments = build_parser().parse_args(argv)
@@ -43,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except ShutterlessError as error:
         print(f"shutterless: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package in OURS:
+            raise
+        print(f"shutterless: this command needs the package {package}, which is not installed. Run: make install-export",
+              file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from model_export.errors import ExportError
-from model_export.weights import load_state, read_state
+from model_export.weights import load_state, read_state, strip_prefixes
 from shutterless.manifests import InputSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,6 +54,7 @@ def start_from(model: nn.Module, arch: str, weights: str) -> list[str]:
     """
     state = imagenet_state(arch) if weights == "imagenet" else read_state(weights)
     own = model.state_dict()
+    state = strip_prefixes(state, own)
     head = {key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape}
     load_state(model, state | {key: own[key] for key in head}, source=weights)
     return sorted(head)

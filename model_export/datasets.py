@@ -77,6 +77,8 @@ def split(pictures: Pictures, *, seed: int, val: float, test: float) -> dict[str
     parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in SPLITS}
     for target in range(len(pictures.labels)):
         members = generator.permutation(np.flatnonzero(pictures.targets == target))
+        if len(members) == 0:  # a label of the model of which no pictures were given
+            continue
         n_test, n_val = max(round(len(members) * test), 1), max(round(len(members) * val), 1)
         if len(members) < n_test + n_val + 1:
             raise ExportError(f"Class {pictures.labels[target]} has {len(members)} pictures; at least 3 are needed, one for "

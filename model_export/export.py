@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from model_export.parity import Parity, check_parity
 from model_export.quantize import quantize
 from model_export.report import Section
 from model_export.source import Source
-from shutterless.manifests import BundleFile, Manifest, parse_manifest
+from shutterless.manifests import BundleFile, Manifest, is_slug, parse_manifest
 
 PARITY_PICTURES, CALIBRATION_PICTURES = 256, 2048
 Pixels = NDArray[np.uint8]
@@ -35,6 +36,9 @@ def export(source: Source, *, name: str, version: str, models: Path, prepared: P
     kind, to measure how well `in_distribution` tells them apart. `step` is told each step in a sentence.
     Raises ExportError, and leaves nothing behind, when a step refuses the model or that version exists.
     """
+    for kind, value in (("name", name), ("version", version)):
+        if not is_slug(value):
+            raise ExportError(f"--{kind}: expected letters, digits, dots, dashes and underscores, got {value!r}. Choose another.")
     target = models / name / version
     if target.exists():
         raise ExportError(f"{name}/{version} exists, and a version never changes. Give another: --version.")
@@ -50,6 +54,8 @@ def export(source: Source, *, name: str, version: str, models: Path, prepared: P
         unfinished.rename(target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(OSError):  # other versions are in it
+            target.parent.rmdir()
         raise
     return target
 

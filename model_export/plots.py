@@ -27,11 +27,13 @@ def confusion_plot(counts: NDArray[np.int64], labels: Sequence[str]) -> str:
     figure, axes = plt.subplots(figsize=(side, side * 0.9))
     rows = np.maximum(counts.sum(1, keepdims=True), 1)
     wrong = np.where(np.eye(n, dtype=bool), 0, counts / rows)
-    axes.imshow(wrong, cmap="Reds", vmin=0, vmax=max(float(wrong.max()), 0.02))
+    darkest = max(float(wrong.max()), 0.02)
+    axes.imshow(wrong, cmap="Reds", vmin=0, vmax=darkest)
     if n <= 30:
         for row, column in zip(*np.nonzero(counts), strict=True):
             weight = "bold" if row == column else "normal"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, fontweight=weight)
+            ink = "white" if wrong[row, column] > darkest / 2 else INK
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, fontweight=weight, color=ink)
         axes.set_xticks(range(n), labels, rotation=60, ha="right")
         axes.set_yticks(range(n), labels)
     axes.set_xlabel("predicted")
@@ -55,9 +57,9 @@ def reliability_plot(calibrated: Reliability, raw: Reliability) -> str:
 
 def per_class_plot(counts: NDArray[np.int64], labels: Sequence[str]) -> str:
     """Share of each class that was found, with its 95 % interval."""
-    shares = [share(int(counts[i, i]), max(int(counts[i].sum()), 1)) for i in range(len(labels))]
-    order = sorted(range(len(labels)), key=lambda i: shares[i].value)
-    figure, axes = plt.subplots(figsize=(6, 0.28 * len(labels) + 1))
+    shares = {i: share(int(counts[i, i]), int(counts[i].sum())) for i in range(len(labels)) if counts[i].any()}
+    order = sorted(shares, key=lambda i: shares[i].value)
+    figure, axes = plt.subplots(figsize=(6, 0.28 * len(order) + 1))
     values = [100 * shares[i].value for i in order]
     errors = [[100 * (shares[i].value - shares[i].low) for i in order], [100 * (shares[i].high - shares[i].value) for i in order]]
     axes.errorbar(values, range(len(order)), xerr=errors, fmt="o", color=ACCENT, ecolor=PALE, elinewidth=4)

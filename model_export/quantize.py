@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +21,18 @@ from model_export.metrics import Drop, Logits, Targets, paired_drop
 MAX_DROP_POINTS = 0.3
 METHODS = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile,
            "entropy": CalibrationMethod.Entropy}
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """onnxruntime's quantiser advises through the root logger what is done here already."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 class _Batches(CalibrationDataReader):
@@ -39,8 +52,7 @@ def quantize(source: Path, target: Path, pixels: NDArray[np.uint8], *, method: s
     not fused with their batch norm run slower in int8 than in fp32. uint8 activations with int8 weights are the fast
     pair on x86 with VNNI; without VNNI, `reduce_range` avoids overflow at the cost of one bit.
     """
-    logging.getLogger().setLevel(logging.ERROR)
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, _hushed():
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(str(prepared), str(target), _Batches(pixels, 16), quant_format=QuantFormat.QDQ,

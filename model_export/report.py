@@ -38,7 +38,8 @@ def accuracy_sections(logits: Logits, targets: Targets, labels: Sequence[str], t
     found = [metrics.share(int(counts[i, i]), max(int(counts[i].sum()), 1)) for i in range(len(labels))]
     named = np.maximum(counts.sum(0), 1)
     rows: list[Sequence[str]] = [("class", "found (recall)", "right when named (precision)")]
-    rows += [(label, percent(found[i]), f"{counts[i, i] / named[i]:.2%}".replace("%", " %")) for i, label in enumerate(labels)]
+    rows += [(label, percent(found[i]), f"{counts[i, i] / named[i]:.2%}".replace("%", " %")) for i, label in enumerate(labels)
+             if counts[i].any()]
     calibrated = metrics.reliability(logits, targets, temperature)
     raw = metrics.reliability(logits, targets, 1.0)
     return [

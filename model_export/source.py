@@ -16,7 +16,7 @@ from model_export.architectures import LITE_SIZES, LITE_WEIGHTS_LICENCE, build
 from model_export.datasets import Pictures, find_pictures, names_digest, split
 from model_export.errors import ExportError
 from model_export.train import Training
-from model_export.weights import load_state, read_state
+from model_export.weights import State, load_state, read_state
 from shutterless.manifests import InputSpec
 
 
@@ -69,7 +69,7 @@ def from_weights(weights: Path, *, arch: str, spec: InputSpec, labels: Path | No
     """A weights file. `labels`: a text file with one label a line, else the folders of `data`, else plain indices."""
     state = read_state(weights)
     pictures = find_pictures(data) if data else None
-    names = _labels(labels, pictures, n_outputs=_outputs(state))
+    names = _labels(labels, pictures, state)
     model = _load(arch, len(names), spec, weights)
     parts: dict[str, NDArray[np.int64]] = {}
     if pictures:
@@ -85,14 +85,19 @@ def _load(arch: str, n_labels: int, spec: InputSpec, weights: Path) -> nn.Module
     return model.eval()
 
 
-def _outputs(state: dict[str, Any]) -> int:
-    return int(list(state.values())[-1].shape[0])  # the bias of the last layer
+def _outputs(state: State) -> int:
+    last = list(state.values())[-1]  # the bias of the last layer
+    if last.ndim == 0:
+        raise ExportError("The weights do not end in the bias of a last layer, so their outputs cannot be counted. Save "
+                          "the state dict of the classifier alone.")
+    return int(last.shape[0])
 
 
-def _labels(file: Path | None, pictures: Pictures | None, n_outputs: int) -> tuple[str, ...]:
+def _labels(file: Path | None, pictures: Pictures | None, state: State) -> tuple[str, ...]:
     if file is None:
-        return pictures.labels if pictures else tuple(str(i) for i in range(n_outputs))
+        return pictures.labels if pictures else tuple(str(i) for i in range(_outputs(state)))
     names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    n_outputs = _outputs(state)
     if len(names) != n_outputs:
         raise ExportError(f"{file.name} has {len(names)} labels, and the weights have {n_outputs} outputs. Give one label a "
                           "line, in the order of the outputs.")

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
@@ -60,10 +61,16 @@ def docs_asset(asset: str) -> Response:
                         headers={"cache-control": "max-age=86400"})
 
 
+@cache
+def _asking() -> CapacityLimiter:
+    """A thread of its own: those of the other routes may all be waiting for the database."""
+    return CapacityLimiter(1)
+
+
 @routes.get("/health", tags=["service"], responses=answers(Health))
-def health(request: Request) -> Response:
+async def health(request: Request) -> Response:
     """Is it alive, is it ready, and how large a picture does it take. Needs no key."""
     door = door_of(request)
-    checks = {"model": "ok", "storage": door.storage.state()}
+    checks = {"model": "ok", "storage": await to_thread.run_sync(door.storage.state, limiter=_asking())}
     return json_answer({"status": "ok", "ready": set(checks.values()) == {"ok"}, "checks": checks,
                         "max_inline_bytes": door.limits.max_bytes, "version": __version__})

@@ -22,9 +22,10 @@ def serve(settings: Settings) -> None:
     import uvicorn
 
     from onprem.app import create_app
+    from onprem.heads import BoundedHeads
 
     server = AnnouncingServer(uvicorn.Config(
-        create_app(settings), http="httptools", ws="none", lifespan="on", access_log=False, server_header=False,
+        create_app(settings), http=BoundedHeads, ws="none", lifespan="on", access_log=False, server_header=False,
         log_level="warning", timeout_graceful_shutdown=STOP_S))
     gc.freeze()  # what is there now stays: later collections need not look at it
     gc.enable()

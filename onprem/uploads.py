@@ -16,7 +16,7 @@ from shutterless.errors import BadRequest
 from shutterless.formats import refusal, sniff
 
 TASKS = ("classify",)
-MAX_TEXT = 200  # characters of a name or label
+MAX_TEXT = 200  # characters of a label
 
 routes = APIRouter(tags=["results"])
 
@@ -43,6 +43,8 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
 
     submission = read_submission(content_type, body, door.limits.max_bytes)
     asked = {name: value or submission.fields.get(name) or None for name, value in asked.items()}  # "" is not filled in
+    if len(asked["true_label"] or "") > MAX_TEXT:
+        raise BadRequest(f"true_label: expected at most {MAX_TEXT} characters, got more. Send the label's name alone.")
     task = asked["task"] or "classify"
     if task not in TASKS:
         raise BadRequest(f"task: expected {' or '.join(TASKS)}, got {task[:40]!r}.")
@@ -53,8 +55,12 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
         raise refusal(submission.picture)
     key = f"uploads/{task}/{request_id}.{found.extension}"
     version = door.storage.objects.put(key, submission.picture, found.content_type)
-    door.storage.results.add_pending(request_id, Arrival(
-        task=task, image_name=submission.filename, object_key=key, object_version=version,
-        content_type=found.content_type, true_label=asked["true_label"], asked_model=asked_model))
+    arrival = Arrival(task=task, image_name=submission.filename, object_key=key, object_version=version,
+                      content_type=found.content_type, true_label=asked["true_label"], asked_model=asked_model)
+    try:
+        door.storage.results.add_pending(request_id, arrival)
+    except Exception:
+        door.storage.objects.delete(key)  # the client is told to send it again: nobody would ask for this one
+        raise
     return {"request_id": request_id, "bucket": door.storage.bucket, "s3_key": key,
             "content_type": found.content_type, "status": "pending"}

@@ -75,7 +75,7 @@ def list_bundles(models_dir: str | Path) -> list[Path]:
 
 def _versions(model: Path) -> list[Path]:
     """Highest first: 10 before 9, 1.10 before 1.9; what is not a number comes last."""
-    folders = [manifest.parent for manifest in model.glob(f"*/{MANIFEST}")]
+    folders = [manifest.parent for manifest in model.glob(f"[!.]*/{MANIFEST}")]  # .1.unfinished is no version yet
     return sorted(folders, key=lambda folder: (_numbers(folder.name), folder.name), reverse=True)
 
 

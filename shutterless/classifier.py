@@ -86,15 +86,20 @@ class Classifier:
     def predict(self, picture: bytes, top: int = TOP, limits: Limits = LIMITS) -> Answer:
         """Decode, resize, run. Raises BadPicture for the picture, BadRequest for `top`."""
         started = time.perf_counter()
-        with reading(picture, limits) as rgb:
-            decoded = time.perf_counter()
-            pixels = to_pixels(rgb, self.manifest.input)
+        pixels, decoded = self._pixels(picture, limits)
         prepared = time.perf_counter()
         logits = self.classify(pixels[np.newaxis])
         timings = Timings(model_load_s=self.model_load_s, decode_s=decoded - started, preprocess_s=prepared - started,
                           inference_s=time.perf_counter() - prepared)
         return Answer(prediction=self.predictions(logits, top)[0], timings=timings, model=self.model,
                       cold_start=self._first.acquire(blocking=False))
+
+    def _pixels(self, picture: bytes, limits: Limits) -> tuple[NDArray[np.uint8], float]:
+        """uint8 (side, side, 3), and the moment when the picture was decoded. A function of its own, since a name would
+        keep the decoded picture, up to 160 MB, in memory while the network runs."""
+        with reading(picture, limits) as rgb:
+            decoded = time.perf_counter()
+            return to_pixels(rgb, self.manifest.input), decoded
 
     def classify(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (N, side, side, 3) -> logits float32 (N, classes)."""
@@ -127,8 +132,7 @@ class Classifier:
         """Take one blank picture the whole way, so that the first real one finds all imported and allocated."""
         blank = io.BytesIO()
         Image.new("RGB", (self.manifest.input.side,) * 2).save(blank, "JPEG")
-        with reading(blank.getvalue()) as rgb:
-            pixels = to_pixels(rgb, self.manifest.input)
+        pixels, _ = self._pixels(blank.getvalue(), LIMITS)
         self.predictions(self.classify(pixels[np.newaxis]))
 
 

@@ -98,7 +98,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
         raise BadBundle(f"manifest.json: missing fields {missing or 'none'}, unknown fields {unknown or 'none'}. "
                         "Export the bundle again with this version of shutterless.")
     for name in ("name", "version"):
-        _expect(_is_slug(fields[name]), name, "letters, digits, dots, dashes and underscores", fields[name])
+        _expect(is_slug(fields[name]), name, "letters, digits, dots, dashes and underscores", fields[name])
     _expect(fields["task"] in TASKS, "task", f"one of {', '.join(TASKS)}", fields["task"])
     _expect(fields["precision"] in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", fields["precision"])
     _expect(_is_int(fields["opset"]) and fields["opset"] > 0, "opset", "an integer above 0", fields["opset"])
@@ -153,6 +153,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
-def _is_slug(value: object) -> bool:
+def is_slug(value: object) -> bool:
+    """Whether it can be a bundle's name or version: ASCII letters, digits, `._-`, at most 64, no leading dot."""
     return (isinstance(value, str) and 0 < len(value) <= 64 and not value.startswith(".")
             and all(c.isascii() and (c.isalnum() or c in "._-") for c in value))

@@ -14,7 +14,7 @@ from shutterless.errors import TooLarge, UnsupportedPicture
 from shutterless.exif import orientation
 from shutterless.formats import PNG, PictureFormat, refusal, sniff
 from shutterless.pillow import open_header, refusing
-from shutterless.room import Room
+from shutterless.room import Room, return_freed_blocks
 
 __all__ = ["Limits", "PictureFormat", "decode", "reading", "sniff"]
 
@@ -26,6 +26,8 @@ MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
 TO_UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
               5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
               8: Image.Transpose.ROTATE_90}
+
+return_freed_blocks()
 
 
 @dataclass(frozen=True, kw_only=True)

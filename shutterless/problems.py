@@ -13,7 +13,7 @@ SENTENCES = {
     403: "The API key is missing or wrong. Send it in the header x-api-key.",
     404: "There is nothing at this address. See /docs for the routes.",
     405: "This address does not take this method. See /docs for the routes.",
-    413: "The request has too many bytes. Send a smaller picture, or use POST /uploads.",
+    413: "The request has too many bytes. Send a smaller picture.",
     415: "This content type is not accepted. Send a picture as image/*, multipart/form-data or JSON with base64.",
     422: "A field does not fit. See /docs for the fields.",
     429: "Too many requests. Wait a moment and send it again.",

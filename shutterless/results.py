@@ -37,6 +37,9 @@ _BIGGEST_ID = 2**63 - 1
 _BUSY_S = 10  # how long SQLite waits for another writer
 # https://www.sqlite.org/rescode.html: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN
 _SQLITE_TEMPORARY = {5, 6, 8, 10, 13, 14}
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, classes: connection, read-only transaction, rollback
+# (deadlock), insufficient resources, object in use or lock not available, operator intervention, system error
+_POSTGRES_TEMPORARY = {"08", "25", "40", "53", "55", "57", "58"}
 
 
 class Model(TypedDict):
@@ -479,6 +482,9 @@ def _is_temporary(error: sa.exc.DBAPIError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return (code & 0xFF) in _SQLITE_TEMPORARY  # the low byte is the primary code
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state[:2] in _POSTGRES_TEMPORARY
     return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
 
 

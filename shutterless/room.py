@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+M_MMAP_THRESHOLD, MMAP_BYTES = -3, 1_000_000  # of <malloc.h>
+
+
+def return_freed_blocks() -> None:
+    """Let glibc give each large block back when it is freed. It raises its threshold for that with the first large
+    block, and Pillow's, 16 MB each, then stay in the heap: 1.6 GB instead of 0.8 after some large pictures at once."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none, and needs none
+        if mallopt is not None:
+            mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
 
 
 class Room:

@@ -83,3 +83,15 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("cli.models.run", broken)
     with pytest.raises(ZeroDivisionError):
         main(["models"])
+
+
+def test_a_package_that_is_not_installed_is_one_sentence_with_a_remedy(monkeypatch, capsys):
+    from cli import models
+    from cli.main import main
+
+    def run(arguments: object) -> int:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(models, "run", run)
+    assert main(["models"]) == 1
+    assert "needs the package torch" in capsys.readouterr().err

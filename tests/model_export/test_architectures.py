@@ -61,3 +61,13 @@ def test_an_unknown_name_or_side_is_refused(arch: str, side: int, words: str):
 
     with pytest.raises(ExportError, match=words):
         build(arch, 10, side)
+
+
+def test_a_head_of_other_size_is_replaced_under_any_prefix(tmp_path):
+    import torch
+
+    from model_export.architectures import build, start_from
+
+    state = {f"module.{key}": value for key, value in build("resnet18", 7, 64).state_dict().items()}
+    torch.save(state, tmp_path / "parallel.pth")
+    assert start_from(build("resnet18", 10, 64), "resnet18", str(tmp_path / "parallel.pth")) == ["fc.bias", "fc.weight"]

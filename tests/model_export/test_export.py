@@ -85,7 +85,7 @@ def test_a_refused_model_leaves_no_half_written_bundle(run: Path, tmp_path: Path
     monkeypatch.setattr(chain, "quantize", spoil)
     with pytest.raises(ExportError, match=r"int8 is refused: on 48 .*95 % interval"):
         chain.export(from_run(run), name="kinds", version="1", models=tmp_path, prepared=run / "prepared")
-    assert list((tmp_path / "kinds").iterdir()) == []
+    assert not (tmp_path / "kinds").exists()
 
 
 def test_a_network_that_drops_at_random_is_refused_by_parity(run: Path, tmp_path: Path):
@@ -157,3 +157,30 @@ def test_an_unfinished_training_is_not_exported(tmp_path: Path):
 
     with pytest.raises(ExportError, match="not finished"):
         from_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "my model", ""])
+def test_a_name_that_no_door_could_find_is_refused_before_any_work(run: Path, tmp_path: Path, name: str):
+    from model_export.errors import ExportError
+    from model_export.export import export
+    from model_export.source import from_run
+
+    with pytest.raises(ExportError, match="--name: expected letters"):
+        export(from_run(run), name=name, version="1", models=tmp_path / "models", prepared=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_some_of_the_labels_are_enough_to_judge_on(run: Path, class_folders: Path, tmp_path: Path):
+    from model_export.export import export
+    from model_export.source import from_weights
+    from shutterless.manifests import InputSpec
+
+    for kind in ("checks", "rows"):
+        shutil.copytree(class_folders / kind, tmp_path / "some" / kind)
+    (tmp_path / "labels.txt").write_text("checks\ncolumns\nrows\n")
+    source = from_weights(run / "weights.pth", arch="resnet18", spec=InputSpec(size=32), labels=tmp_path / "labels.txt",
+                          data=str(tmp_path / "some"))
+    folder = export(source, name="some", version="1", models=tmp_path, prepared=tmp_path, precision="fp32")
+    card = (folder / "report.md").read_text()
+    assert "| rows |" in card
+    assert "| columns |" not in card

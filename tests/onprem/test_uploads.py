@@ -73,6 +73,14 @@ def test_fields_may_stand_in_the_query_or_in_the_form_and_the_query_wins(client,
     assert settle(client, receipt.json()["request_id"])["true_label"] == "blue"
 
 
+def test_a_label_too_long_for_an_index_is_refused_and_its_picture_is_not_kept(open_door, jpeg, tmp_path) -> None:
+    client = open_door()
+    answer = client.post("/upload-image", files={"file": jpeg()}, data={"true_label": "x" * 8_000})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("true_label: expected at most 200 characters")
+    assert not list(tmp_path.rglob("*.jpg"))
+
+
 @pytest.mark.parametrize("task", ["caption", "../etc", " ", "x" * 3000])
 def test_an_unknown_task_is_refused_by_name(client, jpeg, task: str) -> None:
     answer = client.post("/upload-image", params={"task": task}, files={"file": jpeg()})

@@ -435,3 +435,33 @@ print(peak)
 """
     shown = subprocess.run([sys.executable, "-c", code], input=picture, capture_output=True, check=True).stdout
     assert int(shown) < 1_000_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; the heap of other systems gives blocks back by itself")
+def test_large_pictures_of_several_kinds_again_and_again_stay_below_one_gigabyte(encode, tmp_path):
+    large, again = Image.new("RGBA", (6320, 6320), (10, 20, 30, 40)), Image.new("RGBA", (6320, 6320), (90, 20, 30, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, picture in {
+        "animated.webp": encode(large, "WEBP", save_all=True, append_images=[again], method=0, lossless=True, exif=exif),
+        "cmyk.jpg": encode(Image.new("CMYK", (6320, 6320), (1, 2, 3, 4)), "JPEG", progressive=True, exif=exif),
+    }.items():
+        (tmp_path / name).write_bytes(picture)
+    code = """
+import sys, threading
+from pathlib import Path
+from shutterless.pictures import reading
+pictures = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]
+def some(first):
+    for i in range(2):
+        with reading(pictures[(first + i) % len(pictures)]) as image:
+            image.getpixel((0, 0))
+        del image
+threads = [threading.Thread(target=some, args=(i,)) for i in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+status = Path("/proc/self/status").read_text().splitlines()
+print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")))
+"""
+    shown = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=True).stdout
+    assert int(shown) < 1_000_000_000
