@@ -183,3 +183,45 @@ def test_too_large_a_picture_is_refused_before_it_is_read(open_door, jpeg) -> No
 def test_numbers_survive_as_json(client, jpeg) -> None:
     answer = client.post("/predict", content=jpeg()).content
     assert json.loads(answer)["confidence"] == json.loads(answer)["top"][0]["confidence"]
+
+
+def test_only_a_small_picture_that_comes_alone_to_a_fast_model_is_answered_on_the_event_loop(
+        models_dir, jpeg, encode, make_bundle, tmp_path, monkeypatch) -> None:
+    import asyncio
+    import threading
+
+    from PIL import Image
+
+    from onprem.app import create_app
+    from shutterless.classifier import Classifier
+    from shutterless.settings import Settings
+
+    threads: list[str] = []
+    predict = Classifier.predict
+
+    def noted(self: Classifier, *arguments: object, **options: object) -> object:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return predict(self, *arguments, **options)
+
+    monkeypatch.setattr(Classifier, "predict", noted)
+    make_bundle(models_dir, name="other")
+    app = create_app(Settings(models_dir=models_dir, model="colours", var_dir=tmp_path))
+    default, large = app.state.door.shelf.default, encode(Image.new("RGB", (2000, 2000)), "PNG")
+    assert len(large) < 32_768
+
+    async def ask(**request: object) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door") as client:
+            return await client.post("/predict", **request)
+
+    def thread_of(run_s: float = 0.001, **request: object) -> str:
+        default.run_s = run_s
+        assert asyncio.run(ask(**request)).status_code == 200
+        return threads.pop()
+
+    assert thread_of(content=jpeg()) != "compute"
+    assert thread_of(content=jpeg(), run_s=0.05) == "compute"
+    assert thread_of(content=large) == "compute"
+    assert thread_of(content=jpeg() + bytes(40_000)) == "compute"
+    assert thread_of(content=jpeg(), params={"model": "other"}) == "compute"
+    assert thread_of(files={"file": jpeg()}, data={"model": "other"}) == "compute"
+    app.state.door.compute.shutdown()
