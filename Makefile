@@ -59,7 +59,7 @@ install-export: $(MADE)/export $(MADE)/torch ## what training and export need: t
 # dev holds every extra, so it is solved first and rules the others: one version of a package, whatever is installed.
 lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [ARGS=--upgrade]
 	@$(COMPILE) --annotation-style line $(ARGS) pyproject.toml --extra dev -o requirements/dev.txt >/dev/null
-	@for extra in onprem export bench; do \
+	@for extra in lambda onprem export bench; do \
 		$(COMPILE) --no-annotate $(ARGS) pyproject.toml --extra $$extra --constraints requirements/dev.txt \
 			-o requirements/$$extra.txt >/dev/null || exit 1; \
 	done

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the training (default: %(default)s)")
     parser.add_argument("--val", type=float, default=0.1, help="share kept for calibration (default: %(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="share kept for the final figures (default: %(default)s)")
+    parser.add_argument("--teacher", metavar="BUNDLE", help="folder of a bundle with the same labels to learn from as well")
     parser.add_argument("--upright", action="store_true", help="pictures have a top: mirror them, but never turn them")
     parser.add_argument("--bfloat16", action="store_true", help="faster on processors with AMX or AVX512-BF16, for ResNets")
 

@@ -24,6 +24,7 @@ from model_export.datasets import Pictures, find_pictures, names_digest, prepare
 from model_export.errors import ExportError
 from model_export.report import Section, accuracy_sections, percent
 from model_export.report import write as write_report
+from model_export.teacher import Teacher
 from shutterless.manifests import InputSpec
 
 Pixels = NDArray[np.uint8]
@@ -31,7 +32,8 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Everything that decides what comes out. `size` in pixels, `val` and `test` as shares of the pictures."""
+    """Everything that decides what comes out. `size` in pixels, `val` and `test` as shares of the pictures; `teacher` is the
+    folder of a bundle with the same labels, to learn from its answers as well."""
 
     data: str
     arch: str = "efficientnet-lite0"
@@ -45,6 +47,7 @@ class Training:
     averaging: float = 0.998
     upright: bool = False
     bfloat16: bool = False
+    teacher: str | None = None
     val: float = 0.1
     test: float = 0.1
     seed: int = 0
@@ -84,13 +87,14 @@ def train(training: Training, folder: Path, prepared: Path,
     parts = split(pictures, seed=training.seed, val=training.val, test=training.test)
     spec = default_input(training.arch, training.size)
     pixels = prepare(pictures, spec, prepared, lambda n: preparing(n, len(pictures.names)))
+    teacher = Teacher(training.teacher, pictures.labels) if training.teacher else None
     state = _start(training, spec, len(pictures.labels), folder)
     steps = len(parts["train"]) // training.batch
     if steps == 0:
         raise ExportError(f"{len(parts['train'])} pictures to train on do not fill one batch of {training.batch}. "
                           "Give more pictures or a smaller --batch.")
     while state.epoch < training.epochs:
-        _epoch(training, spec, state, pixels, pictures.targets, parts["train"], steps, report)
+        _epoch(training, spec, state, teacher, pixels, pictures.targets, parts["train"], steps, report)
         logits = predict(state.averaged.module, pixels, parts["val"], spec)
         state.history[-1]["val_accuracy"] = metrics.accuracy(logits, pictures.targets[parts["val"]]).value
         state.epoch += 1
@@ -138,7 +142,7 @@ def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     return torch.optim.AdamW([{"params": matrices, "weight_decay": training.weight_decay},
-                              {"params": vectors, "weight_decay": 0.0}], lr=training.learning_rate)
+                              {"params": vectors, "weight_decay": 0.0}], lr=training.learning_rate, fused=True)
 
 
 def _resume(state: _State, training: Training, checkpoint: Path) -> None:
@@ -162,8 +166,9 @@ def _save(state: _State, training: Training, folder: Path) -> None:
     unfinished.replace(folder / "checkpoint.pth")
 
 
-def _epoch(training: Training, spec: InputSpec, state: _State, pixels: Pixels, targets: NDArray[np.int64],
-           indices: NDArray[np.int64], steps: int, report: Callable[[Progress], object]) -> None:
+def _epoch(training: Training, spec: InputSpec, state: _State, teacher: Teacher | None, pixels: Pixels,
+           targets: NDArray[np.int64], indices: NDArray[np.int64], steps: int,
+           report: Callable[[Progress], object]) -> None:
     """One pass in an order that only seed and epoch decide, so that a resumed training is the same training."""
     torch.manual_seed(training.seed * 100_003 + state.epoch)  # dropout, stochastic depth
     generator = torch.Generator().manual_seed(training.seed * 100_003 + state.epoch)
@@ -174,11 +179,12 @@ def _epoch(training: Training, spec: InputSpec, state: _State, pixels: Pixels, t
     for step in range(steps):
         _set_rate(state.optimizer, training, (state.epoch * steps + step) / (training.epochs * steps))
         chosen = np.sort(order[step * training.batch:(step + 1) * training.batch])
-        views = normalise(augment(to_tensor(pixels[chosen]), generator, upright=training.upright), spec)
+        views = augment(to_tensor(pixels[chosen]), generator, upright=training.upright)
         with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
-            logits = state.model(views)
-        loss = F.cross_entropy(logits.float(), torch.from_numpy(targets[chosen]),
-                               label_smoothing=training.label_smoothing)
+            logits = state.model(normalise(views, spec)).float()
+        loss = F.cross_entropy(logits, torch.from_numpy(targets[chosen]), label_smoothing=training.label_smoothing)
+        if teacher:
+            loss = teacher.blend(loss, logits, views)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()

@@ -79,7 +79,7 @@ def wanted(extra: str) -> list[Requirement]:
 
 
 def test_there_is_a_lock_for_every_place_where_code_runs():
-    assert [lock.stem for lock in LOCKS] == ["bench", "dev", "export", "installer", "onprem"]
+    assert [lock.stem for lock in LOCKS] == ["bench", "dev", "export", "installer", "lambda", "onprem"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
@@ -102,7 +102,7 @@ def test_a_lock_holds_what_pyproject_asks_for_in_versions_that_fit(lock):
 
 def test_locks_agree_so_that_no_extra_replaces_what_another_installed():
     dev = pins(ROOT / "requirements/dev.txt")
-    for extra in ("onprem", "export", "bench"):
+    for extra in ("lambda", "onprem", "export", "bench"):
         for name, entries in pins(ROOT / f"requirements/{extra}.txt").items():
             assert {str(pin) for pin, _ in entries} <= {str(pin) for pin, _ in dev[name]}, f"{name} in {extra}"
 
