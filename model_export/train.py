@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from model_export import metrics, plots
 from model_export.architectures import build, default_input, start_from
@@ -28,6 +28,7 @@ from model_export.teacher import Teacher
 from shutterless.manifests import InputSpec
 
 Pixels = NDArray[np.uint8]
+NORM_PICTURES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,7 @@ def train(training: Training, folder: Path, prepared: Path,
                           "Give more pictures or a smaller --batch.")
     while state.epoch < training.epochs:
         _epoch(training, spec, state, teacher, pixels, pictures.targets, parts["train"], steps, report)
+        _estimate_norms(training, spec, state, pixels, parts["train"])
         logits = predict(state.averaged.module, pixels, parts["val"], spec)
         state.history[-1]["val_accuracy"] = metrics.accuracy(logits, pictures.targets[parts["val"]]).value
         state.epoch += 1
@@ -128,7 +130,7 @@ def _start(training: Training, spec: InputSpec, n_labels: int, folder: Path) -> 
     if training.weights:
         start_from(model, training.arch, training.weights)
     model = model.to(memory_format=torch.channels_last)
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.averaging), use_buffers=True)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.averaging))
     state = _State(model, averaged, _optimizer(model, training), 0, [])
     checkpoint = folder / "checkpoint.pth"
     if checkpoint.exists():
@@ -192,6 +194,15 @@ def _epoch(training: Training, spec: InputSpec, state: _State, teacher: Teacher 
         total += loss.item()
         report(Progress(state.epoch, step + 1, steps, total / (step + 1), last))
     state.history.append({"loss": total / steps, "seconds": round(time.monotonic() - begun, 1)})
+
+
+def _estimate_norms(training: Training, spec: InputSpec, state: _State, pixels: Pixels, indices: NDArray[np.int64]) -> None:
+    """Batch norm's statistics for the averaged weights. The average of the statistics is not that of the weights: a ResNet50
+    from scratch had 38 % with it, after four epochs, and 87 % with its own."""
+    chosen = np.random.default_rng(state.epoch).permutation(indices)[:NORM_PICTURES]
+    batches = np.array_split(chosen, math.ceil(len(chosen) / training.batch))
+    with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
+        update_bn((normalise(to_tensor(pixels[np.sort(part)]), spec) for part in batches), state.averaged.module)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, training: Training, done: float, warm_up: float = 0.08) -> None:
