@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed"}  # the last: the version is a delete marker
 _BROKEN_BODY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
+_CHUNK_BYTES = 1 << 20
 _OPERATORS = (NoCredentialsError, PartialCredentialsError, NoRegionError, ParamValidationError)
 # 400s that pass: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _PASSING = {"RequestTimeout", "ExpiredToken", "OperationAborted"}
@@ -82,6 +83,25 @@ class S3Objects:
         with _explained():
             self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """The newest version, a megabyte at a time. A body that breaks off goes on where it broke, as long as it gets on."""
+        done = tries = 0
+        while tries < self._attempts:
+            start, tries = done, tries + 1
+            with _explained():
+                body = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, Range=f"bytes={start}-") if start else (
+                    self._ask(key, None))
+                try:
+                    for chunk in body["Body"].iter_chunks(_CHUNK_BYTES):
+                        yield chunk
+                        done += len(chunk)
+                    return
+                except FlexibleChecksumError:
+                    break
+                except _BROKEN_BODY:
+                    tries = tries if done == start else 0
+        raise Unavailable("The object store breaks off in the middle. Try again in a moment.")
+
     def close(self) -> None:
         """Close idle connections."""
         self._s3.close()
@@ -101,7 +121,7 @@ def _explained() -> Iterator[None]:
         raise _meaning(error) from error
     except _OPERATORS as error:
         raise BadSettings("The object store cannot be used: credentials, region or bucket name are missing or wrong. "
-                          "Check SHUTTERLESS_OBJECTS and the AWS_* variables.") from error
+                          "Check SHUTTERLESS_OBJECTS or MODEL_URI, and the AWS_* variables.") from error
     except (BotoCoreError, HTTPClientError) as error:
         raise Unavailable("The object store does not answer. Try again in a moment.") from error
 
@@ -115,4 +135,4 @@ def _meaning(error: ClientError) -> Exception:
     if code in _MISSING or bad_version:
         return NotFound("The picture is not stored. It was deleted, or never came.")
     return BadSettings(f"The object store refuses: expected the right to {error.operation_name}, got {code}. "
-                       "Grant it on the bucket that SHUTTERLESS_OBJECTS names, to this server's role.")
+                       "Grant it on the bucket that SHUTTERLESS_OBJECTS or MODEL_URI names, to this server's role.")

@@ -8,6 +8,11 @@ from shutterless.bundles import Bundle, find_bundle, read_bundle
 from shutterless.settings import Settings
 
 
+def default_bundle(settings: Settings) -> Bundle:
+    """The bundle that the settings choose. Raises what default_folder and open_bundle raise."""
+    return open_bundle(settings, default_folder(settings))
+
+
 def open_bundle(settings: Settings, folder: Path) -> Bundle:
     """Read the bundle in `folder` and check its digests and, where SHUTTERLESS_SIGNING_KEY is set, its signature.
 
@@ -22,7 +27,14 @@ def open_bundle(settings: Settings, folder: Path) -> Bundle:
 
 
 def default_folder(settings: Settings) -> Path:
-    """Where the bundle lies that the settings choose, as a full path. Raises NotFound, naming those that are there."""
+    """Where the bundle lies that the settings choose, as a full path; one in S3 is fetched into var_dir first.
+
+    Raises NotFound, naming those that are there, and for one in S3 what fetch_bundle raises.
+    """
     if settings.model_uri is None:
         return find_bundle(settings.model, settings.models_dir.resolve())
+    if settings.model_uri.startswith("s3://"):
+        from shutterless.cache import fetch_bundle
+
+        return fetch_bundle(settings.model_uri, settings.var_dir.resolve() / "models-cache")
     return Path(settings.model_uri).resolve()
