@@ -239,3 +239,14 @@ def test_the_server_refuses_to_start_with_a_bundle_that_is_not_signed(start, she
     _, errors = server.communicate(timeout=60)
     assert server.returncode == 1
     assert REFUSALS[model].encode() in errors
+
+
+def test_models_tells_which_are_signed(shutterless, shelf, public):
+    def told(**variables: str) -> dict[str, str]:
+        lines = shutterless("models", "--json", SHUTTERLESS_MODELS_DIR=str(shelf), **variables).stdout.splitlines()
+        return {entry["name"]: entry["signed"] for entry in map(json.loads, lines)}
+
+    assert told() == {"signed": "unchecked", "altered": "unchecked", "unsigned": "no"}
+    assert told(SHUTTERLESS_SIGNING_KEY=str(public)) == {"signed": "yes", "altered": "no", "unsigned": "no"}
+    table = shutterless("models", SHUTTERLESS_MODELS_DIR=str(shelf), SHUTTERLESS_SIGNING_KEY=str(public)).stdout.decode()
+    assert [line.split()[-2] for line in table.strip().splitlines()[2:]] == ["no", "yes", "no"]
