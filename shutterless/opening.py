@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from shutterless.bundles import Bundle, find_bundle, read_bundle
@@ -9,8 +10,16 @@ from shutterless.settings import Settings
 
 
 def default_bundle(settings: Settings) -> Bundle:
-    """The bundle that the settings choose. Raises what default_folder and open_bundle raise."""
-    return open_bundle(settings, default_folder(settings))
+    """The bundle that the settings choose, out of S3 if that is where it lies. Raises as `open_bundle` does, and NotFound;
+    Unavailable where S3 does not answer."""
+    if settings.model_uri is None or not settings.model_uri.startswith("s3://"):
+        return open_bundle(settings, default_folder(settings))
+    from shutterless.fetching import fetch_bundle
+
+    also = () if settings.signing_key is None else ("model.sig",)
+    bundle = fetch_bundle(settings.model_uri, settings.var_dir / "models", os.environ, also=also)
+    _check_signature(settings, bundle)
+    return bundle
 
 
 def open_bundle(settings: Settings, folder: Path) -> Bundle:
@@ -19,22 +28,19 @@ def open_bundle(settings: Settings, folder: Path) -> Bundle:
     Raises BadBundle when it must not be served, BadSettings when the key cannot be used.
     """
     bundle = read_bundle(folder)
+    _check_signature(settings, bundle)
+    return bundle
+
+
+def _check_signature(settings: Settings, bundle: Bundle) -> None:
     if settings.signing_key is not None:
         from shutterless.signatures import check_signature
 
         check_signature(bundle, settings.signing_key)
-    return bundle
 
 
 def default_folder(settings: Settings) -> Path:
-    """Where the bundle lies that the settings choose, as a full path; one in S3 is fetched into var_dir first.
-
-    Raises NotFound, naming those that are there, and for one in S3 what fetch_bundle raises.
-    """
+    """Where the bundle lies that the settings choose, as a full path. Raises NotFound, naming those that are there."""
     if settings.model_uri is None:
         return find_bundle(settings.model, settings.models_dir.resolve())
-    if settings.model_uri.startswith("s3://"):
-        from shutterless.cache import fetch_bundle
-
-        return fetch_bundle(settings.model_uri, settings.var_dir.resolve() / "models-cache")
     return Path(settings.model_uri).resolve()
