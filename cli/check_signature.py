@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.environment import bundle_folder, read_settings
+from cli.environment import read_settings
 from shutterless.errors import BadBundle
 
 if TYPE_CHECKING:
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The bundle and the key."""
-    parser.add_argument("bundle", metavar="MODEL", help="NAME (its newest version), NAME/VERSION, or a folder")
+    parser.add_argument("bundle", metavar="MODEL", help="NAME (its newest version), NAME/VERSION, a folder, or s3://...")
     parser.add_argument("--key", required=True, type=Path, metavar="FILE", help="the public key, PEM")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Say that all is as signed, or raise BadBundle with the first thing that differs."""
-    from shutterless.bundles import read_bundle
+    from shutterless.opening import default_bundle
     from shutterless.signatures import check_signature
 
-    bundle = read_bundle(bundle_folder(read_settings(model=arguments.bundle)))
+    bundle = default_bundle(replace(read_settings(model=arguments.bundle), signing_key=arguments.key))
     signed = check_signature(bundle, arguments.key)
     beside = compare(bundle.folder, signed)
     for path, sha256 in signed.files.items():

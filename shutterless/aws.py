@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-_MISSING = {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed"}  # the last: the version is a delete marker
+_MISSING = {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed",  # the version is a delete marker
+            "InvalidRange"}
 _BROKEN_BODY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
-_CHUNK_BYTES = 1 << 20
 _OPERATORS = (NoCredentialsError, PartialCredentialsError, NoRegionError, ParamValidationError)
 # 400s that pass: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _PASSING = {"RequestTimeout", "ExpiredToken", "OperationAborted"}
@@ -83,24 +83,18 @@ class S3Objects:
         with _explained():
             self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
-    def chunks(self, key: str) -> Iterator[bytes]:
-        """The newest version, a megabyte at a time. A body that breaks off goes on where it broke, as long as it gets on."""
-        done = tries = 0
-        while tries < self._attempts:
-            start, tries = done, tries + 1
-            with _explained():
-                body = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, Range=f"bytes={start}-") if start else (
-                    self._ask(key, None))
+    def part(self, key: str, first: int = 0, length: int | None = None) -> bytes:
+        """The newest version, or as many of its `length` bytes from `first` as there are. Raises as `get` does."""
+        wanted: dict[str, Any] = {} if length is None else {"Range": f"bytes={first}-{first + length - 1}"}
+        broken: Exception | None = None
+        with _explained():
+            for _ in range(self._attempts):
+                answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, **wanted)
                 try:
-                    for chunk in body["Body"].iter_chunks(_CHUNK_BYTES):
-                        yield chunk
-                        done += len(chunk)
-                    return
-                except FlexibleChecksumError:
-                    break
-                except _BROKEN_BODY:
-                    tries = tries if done == start else 0
-        raise Unavailable("The object store breaks off in the middle. Try again in a moment.")
+                    return answer["Body"].read()
+                except _BROKEN_BODY as error:
+                    broken = error
+        raise Unavailable("The object store breaks off in the middle. Try again in a moment.") from broken
 
     def close(self) -> None:
         """Close idle connections."""

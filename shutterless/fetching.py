@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,10 @@ from shutterless.s3 import Bucket
 PART_BYTES = 8 * 1024 * 1024  # what S3's own advice calls a good size of a ranged GET
 CONNECTIONS = 8
 
+UNFINISHED = ".unfinished"
+
 Part = tuple[str, int, int]  # path, first byte, bytes
+Get = Callable[[str, int, int | None], bytes]  # key, first byte, bytes (None: all) -> what the bucket has of them
 
 _URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/([^@]+?)/?(?:@sha256:([0-9a-f]{64}))?")
 
@@ -46,18 +49,29 @@ def parse_uri(uri: str) -> Place:
 
 
 def fetch_bundle(uri: str, into: Path, environ: Mapping[str, str], *, also: tuple[str, ...] = (),
-                 credentials: CredentialSource | None = None) -> Bundle:
+                 credentials: CredentialSource | None = None, get: Get | None = None) -> Bundle:
     """The bundle, in `into`/<digest of its manifest>/; if it is there already, S3 is asked for the manifest at most.
 
-    also: files that no manifest lists, such as a signature; they may be missing. Raises BadBundle when what came differs,
-    NotFound, BadSettings and Unavailable as `Bucket.get` does. A fetch that fails leaves nothing behind.
+    also: files that no manifest lists, such as a signature; they may be missing, and are asked for each time, since they may
+    come later. get: how to read the bucket; default, `Bucket.get`. Of several processes one fetches and the others wait.
+    Raises BadBundle when what came differs, NotFound, BadSettings and Unavailable as `get` does. A fetch that fails leaves
+    nothing behind; what a killed one left is removed by the next.
     """
     place = parse_uri(uri)
-    if place.sha256 and (kept := _kept(into / place.sha256)):
+    if place.sha256 and not also and (kept := _kept(into / place.sha256)):
         return kept
-    bucket = Bucket(place.bucket, environ, credentials or CredentialSource(environ))
+    get = get or Bucket(place.bucket, environ, credentials or CredentialSource(environ)).get
+    with _alone(into):
+        kept = _kept(into / place.sha256) if place.sha256 else None
+        bundle = kept or _fetch(get, place, into)
+        for path in also:
+            _renew(get, place, path, bundle.folder)
+    return bundle
+
+
+def _fetch(get: Get, place: Place, into: Path) -> Bundle:
     try:
-        text = bucket.get(f"{place.prefix}/{MANIFEST}")
+        text = get(f"{place.prefix}/{MANIFEST}", 0, None)
     except NotFound as error:
         raise NotFound(f"MODEL_URI: expected a bundle at s3://{place.bucket}/{place.prefix}, found no {MANIFEST} there. "
                        "Correct the address: it ends in NAME/VERSION.") from error
@@ -68,11 +82,11 @@ def fetch_bundle(uri: str, into: Path, environ: Mapping[str, str], *, also: tupl
     if kept := _kept(into / digest):
         return kept
     manifest = parse_manifest(text)
-    with _staging(into, digest) as folder:
-        _fetch_files(bucket, place.prefix, manifest.files, folder)
-        for path in also:
-            _fetch_extra(bucket, place.prefix, path, folder)
-        (folder / MANIFEST).write_bytes(text)
+    unfinished = into / f".{digest}{UNFINISHED}"
+    unfinished.mkdir()
+    _fetch_files(get, place.prefix, manifest.files, unfinished)
+    (unfinished / MANIFEST).write_bytes(text)
+    unfinished.rename(into / digest)
     return Bundle(folder=into / digest, manifest=manifest, sha256=digest)
 
 
@@ -88,28 +102,32 @@ def _kept(folder: Path) -> Bundle | None:
 
 
 @contextmanager
-def _staging(into: Path, digest: str) -> Iterator[Path]:
-    """A folder to fill, which gets its name when all of it is there. Who fetches the same at the same time gains nothing."""
-    folder = into / f".{digest}.{os.getpid()}.{threading.get_ident()}"
+def _alone(into: Path) -> Iterator[None]:
+    """One process and thread at a time, with no unfinished folder before or after. The lock of one that dies is free."""
     try:
-        folder.mkdir(parents=True)
-        yield folder
+        into.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(into, os.O_RDONLY)
         try:
-            folder.rename(into / digest)
-        except OSError:
-            if not (into / digest / MANIFEST).is_file():
-                raise
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _sweep(into)
+            yield
+        finally:
+            _sweep(into)
+            os.close(descriptor)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadSettings(f"{into}: expected room for the bundle, got a full disk. Raise the function's ephemeral storage, or "
-                              "remove what is not needed.") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise BadSettings(f"{into}: expected room for the bundle, got a full disk. Remove what is not needed there, or raise "
+                              "the function's ephemeral storage.") from error
         raise BadSettings(f"{into}: expected a folder that can be written, got {error.strerror}. Set SHUTTERLESS_VAR_DIR to "
                           "another.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fetch_files(bucket: Bucket, prefix: str, files: Mapping[str, BundleFile], folder: Path) -> None:
+def _sweep(into: Path) -> None:
+    for unfinished in into.glob(f".*{UNFINISHED}"):
+        unfinished.unlink() if unfinished.is_file() else shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _fetch_files(get: Get, prefix: str, files: Mapping[str, BundleFile], folder: Path) -> None:
     parts = [(path, first, min(PART_BYTES, file.bytes - first)) for path, file in files.items()
              for first in range(0, file.bytes, PART_BYTES)]
     for path in files:
@@ -118,7 +136,13 @@ def _fetch_files(bucket: Bucket, prefix: str, files: Mapping[str, BundleFile], f
 
     def fetch(part: Part) -> Part:
         path, first, length = part
-        _write(folder / path, first, bucket.get(f"{prefix}/{path}", first, length))
+        try:
+            content = get(f"{prefix}/{path}", first, length)
+        except NotFound:
+            content = b""
+        if len(content) != length:
+            raise BadBundle(f"{path}: expected {files[path].bytes:,} bytes, S3 has none or fewer. Publish the bundle again.")
+        _write(folder / path, first, content)
         return part
 
     digests = {path: hashlib.sha256() for path in files}
@@ -144,11 +168,16 @@ def _side_by_side(fetch: Callable[[Part], Part], parts: list[Part]) -> Iterator[
         pool.shutdown(cancel_futures=True)
 
 
-def _fetch_extra(bucket: Bucket, prefix: str, path: str, folder: Path) -> None:
+def _renew(get: Get, place: Place, path: str, folder: Path) -> None:
+    """As it is in S3 now: new, replaced or gone."""
     try:
-        (folder / path).write_bytes(bucket.get(f"{prefix}/{path}"))
+        content = get(f"{place.prefix}/{path}", 0, None)
     except (NotFound, BadSettings):  # without the right to list, S3 says of a missing object that it is forbidden
+        (folder / path).unlink(missing_ok=True)
         return
+    unfinished = folder.with_name(f".{folder.name}.{path}{UNFINISHED}")
+    unfinished.write_bytes(content)
+    unfinished.rename(folder / path)
 
 
 def _write(file: Path, first: int, content: bytes) -> None:

@@ -191,6 +191,12 @@ def test_a_folder_with_symbolic_links_is_not_signed_since_the_reference_tool_tak
     assert not list(folder.glob("*model.sig*"))
 
 
+def test_a_bundle_in_s3_is_signed_where_it_was_made(shutterless, private):
+    done = shutterless("sign", "s3://bucket/colours/1", "--key", private)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"Copy the bundle into a folder first" in done.stderr
+
+
 def test_what_a_killed_signing_left_is_not_signed_along(shutterless, folder, public, private):
     (folder / ".model.sig.unfinished").write_text("half")
     assert shutterless("sign", folder, "--key", private).returncode == 0

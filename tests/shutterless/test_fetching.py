@@ -80,7 +80,7 @@ def test_a_large_file_comes_in_parts_and_whole(large_uri, large, environ, tmp_pa
 
 def test_settings_that_name_an_address_open_it(uri, environ, tmp_path):
     bundle = default_bundle(Settings(model_uri=uri, var_dir=tmp_path))
-    assert bundle.folder.parent == tmp_path / "models"
+    assert bundle.folder.parent == tmp_path / "models-cache"
 
 
 # Held to a digest
