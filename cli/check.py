@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from cli.environment import bundle_folder, read_settings
+from cli.environment import read_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Say that all is well, or raise BadBundle with the first thing that differs."""
-    from shutterless.bundles import read_bundle
     from shutterless.classifier import Classifier
+    from shutterless.opening import default_bundle
 
-    bundle = read_bundle(bundle_folder(read_settings(model=arguments.model)))
+    bundle = default_bundle(read_settings(model=arguments.model))
     Classifier(bundle).warm_up()
     for path, file in bundle.manifest.files.items():
         print(f"{path}  {file.bytes:,} bytes  sha256 {file.sha256}")

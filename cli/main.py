@@ -10,7 +10,21 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import shutterless
-from cli import check, export, graph, models, parity, predict, publish, quantize, report, serve, train
+from cli import (
+    check,
+    check_signature,
+    export,
+    graph,
+    models,
+    parity,
+    predict,
+    publish,
+    quantize,
+    report,
+    serve,
+    sign,
+    train,
+)
 from shutterless.errors import ShutterlessError
 
 # A command is a module: its docstring is its --help, add_arguments(parser) declares what it takes, run(arguments) does
@@ -18,7 +32,7 @@ from shutterless.errors import ShutterlessError
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check)),
     ("Serve it", (serve,)),
-    ("Make one", (train, export, publish)),
+    ("Make one", (train, export, sign, check_signature, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )
 ABOUT = "A trained vision model as an image API: on your machine, and from this command line."
@@ -81,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _overview() -> str:
     lines = [ABOUT]
     for title, members in GROUPS:
-        lines += ["", f"{title}:", *(f"  {_name(command):<10}{_summary(command)}" for command in members)]
+        lines += ["", f"{title}:", *(f"  {_name(command):<17}{_summary(command)}" for command in members)]
     return "\n".join([*lines, "", "shutterless COMMAND --help tells all about one of them."])
 
 

@@ -8,10 +8,10 @@ from concurrent.futures import Executor, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from onprem.shelf import Shelf
 from onprem.storage import Storage
 from shutterless.errors import BadPicture, NotFound
 from shutterless.pictures import Limits
+from shutterless.shelf import Shelf
 
 if TYPE_CHECKING:
     from shutterless.results import ErrorNote, Outcome, Record

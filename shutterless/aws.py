@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-_MISSING = {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed"}  # the last: the version is a delete marker
+_MISSING = {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed",  # the version is a delete marker
+            "InvalidRange"}
 _BROKEN_BODY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
 _OPERATORS = (NoCredentialsError, PartialCredentialsError, NoRegionError, ParamValidationError)
 # 400s that pass: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -82,6 +83,19 @@ class S3Objects:
         with _explained():
             self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
+    def part(self, key: str, first: int = 0, length: int | None = None) -> bytes:
+        """The newest version, or as many of its `length` bytes from `first` as there are. Raises as `get` does."""
+        wanted: dict[str, Any] = {} if length is None else {"Range": f"bytes={first}-{first + length - 1}"}
+        broken: Exception | None = None
+        with _explained():
+            for _ in range(self._attempts):
+                answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, **wanted)
+                try:
+                    return answer["Body"].read()
+                except _BROKEN_BODY as error:
+                    broken = error
+        raise Unavailable("The object store breaks off in the middle. Try again in a moment.") from broken
+
     def close(self) -> None:
         """Close idle connections."""
         self._s3.close()
@@ -101,7 +115,7 @@ def _explained() -> Iterator[None]:
         raise _meaning(error) from error
     except _OPERATORS as error:
         raise BadSettings("The object store cannot be used: credentials, region or bucket name are missing or wrong. "
-                          "Check SHUTTERLESS_OBJECTS and the AWS_* variables.") from error
+                          "Check SHUTTERLESS_OBJECTS or MODEL_URI, and the AWS_* variables.") from error
     except (BotoCoreError, HTTPClientError) as error:
         raise Unavailable("The object store does not answer. Try again in a moment.") from error
 
@@ -115,4 +129,4 @@ def _meaning(error: ClientError) -> Exception:
     if code in _MISSING or bad_version:
         return NotFound("The picture is not stored. It was deleted, or never came.")
     return BadSettings(f"The object store refuses: expected the right to {error.operation_name}, got {code}. "
-                       "Grant it on the bucket that SHUTTERLESS_OBJECTS names, to this server's role.")
+                       "Grant it on the bucket that SHUTTERLESS_OBJECTS or MODEL_URI names, to this server's role.")

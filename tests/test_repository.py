@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = sorted(path for path in (ROOT / "requirements").glob("*.txt") if path.name != "torch.txt")
 VERBS = re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-COMMANDS = [command.__name__.removeprefix("cli.") for _, members in GROUPS for command in members]
+COMMANDS = [command.__name__.removeprefix("cli.").replace("_", "-") for _, members in GROUPS for command in members]
 
 
 @cache

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -12,6 +13,10 @@ from shutterless import __version__
 ROOT = Path(__file__).parents[2]
 COMMANDS = [command for _, members in GROUPS for command in members]
 HEAVY = {"numpy", "PIL", "onnxruntime", "torch", "torchvision", "boto3", "sqlalchemy", "fastapi", "rich"}
+
+
+def name_of(command: ModuleType) -> str:
+    return command.__name__.removeprefix("cli.").replace("_", "-")
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -24,13 +29,13 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_help_names_every_command_with_its_purpose(capsys):
     text = help_of(capsys)
     for command in COMMANDS:
-        assert re.search(rf"^  {command.__name__.removeprefix('cli.')} +[A-Z]", text, re.MULTILINE)
+        assert re.search(rf"^  {name_of(command)} +[A-Z]", text, re.MULTILINE)
     assert "examples:" in text
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
 def test_the_help_of_every_command_has_examples_that_parse(command, capsys):
-    name = command.__name__.removeprefix("cli.")
+    name = name_of(command)
     text = help_of(capsys, name)
     examples = text.partition("examples:")[2].partition("\n\n")[0]
     examples = re.findall(r"(?:^|\| )\s*shutterless (.*)$", examples, re.MULTILINE)

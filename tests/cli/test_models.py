@@ -18,7 +18,7 @@ def test_the_newest_version_of_each_is_listed_with_what_was_measured(shutterless
     done = shutterless("models", SHUTTERLESS_MODELS_DIR=str(two))
     assert (done.returncode, done.stderr) == (0, b"")
     head, _, land, roofs = done.stdout.decode().strip().splitlines()
-    assert head.split() == ["name", "version", "task", "precision", "size", "accuracy", "sha256"]
+    assert head.split() == ["name", "version", "task", "precision", "size", "accuracy", "signed", "sha256"]
     assert land.split()[:6] == ["land", "10", "classify", "int8", "0.0", "MB"]
     assert "98.77 % (98.00 % to 99.22 %, n = 1458)" in land
     assert roofs.split()[:2] == ["roofs", "1"]

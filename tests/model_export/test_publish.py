@@ -75,6 +75,16 @@ def test_an_upload_that_was_cut_off_is_completed(s3, bucket: str, bundle_folder:
     assert publish(bundle, f"s3://{bucket}", client=s3).uploaded == 1
 
 
+def test_a_signature_may_come_later_and_be_replaced_while_the_version_stays(s3, bucket: str, make_bundle, tmp_path: Path):
+    bundle = read_bundle(make_bundle(tmp_path))
+    target = f"s3://{bucket}"
+    publish(bundle, target, client=s3)
+    for signature in (b"first", b"second"):
+        (bundle.folder / "model.sig").write_bytes(signature)
+        assert [publish(bundle, target, client=s3).uploaded for _ in range(2)] == [1, 0]
+        assert s3.get_object(Bucket=bucket, Key="colours/1/model.sig")["Body"].read() == signature
+
+
 def test_a_bucket_that_is_not_there_is_one_sentence(s3, bucket: str, bundle_folder: Path):
     with pytest.raises(ExportError, match=r"NoSuchBucket.*Check the bucket's name"):
         publish(read_bundle(bundle_folder), "s3://absent", client=s3)
