@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 
 from onprem.intake import Intake
 from onprem.storage import Storage
 from onprem.worker import Worker
-from shutterless.pictures import Limits
+from shutterless.pictures import SMALL_PIXELS, Limits
 from shutterless.settings import Settings
 from shutterless.shelf import Shelf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """compute: where pictures are decoded and classified, for both ways, never more than settings.workers at once."""
+    """compute: where pictures are decoded and classified, for both ways, never more than settings.workers at once.
+
+    quick_limits: of a picture that is decoded in a few milliseconds at most.
+    """
 
     settings: Settings
     limits: Limits
+    quick_limits: Limits
     intake: Intake
     shelf: Shelf
     compute: ThreadPoolExecutor
@@ -43,8 +47,9 @@ def build_door(settings: Settings) -> Door:
     shelf, storage = Shelf(settings), Storage(settings)
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers)
-    return Door(settings=settings, limits=limits, shelf=shelf, storage=storage, compute=compute, worker=worker,
-                intake=Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting))
+    quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
+    return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
+                worker=worker, intake=Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting))
 
 
 def door_of(request: Request) -> Door:

@@ -13,7 +13,8 @@ from onprem.docs import PICTURE, answers
 from onprem.door import Door, door_of
 from onprem.schemas import Models, Prediction
 from shutterless.bodies import Submission, read_submission
-from shutterless.pictures import is_small
+from shutterless.errors import TooLarge
+from shutterless.pictures import Limits
 
 QUICK_BYTES, QUICK_S = 32_768, 0.01
 MODEL = "A bundle as NAME (its newest version) or NAME/VERSION; GET /models lists them."
@@ -29,26 +30,34 @@ async def predict(request: Request, model: Annotated[str | None, Query(descripti
     content_type = request.headers.get("content-type", "")
     async with door.intake.body(request) as body:
         read = partial(read_submission, content_type, body, door.limits.max_bytes)
-        submission = read() if model is None and _is_quick(door, body) else None
-        if submission and "model" not in submission.fields and is_small(submission.picture):
-            answer = _classify(door, submission, model, top)
-        else:
+        answer = _answer_at_once(door, read(), top) if model is None and _is_quick(door, body) else None
+        if answer is None:
             answer = await asyncio.get_running_loop().run_in_executor(
-                door.compute, lambda: _classify(door, submission or read(), model, top))
+                door.compute, lambda: _classify(door, read(), model, top, door.limits))
     timings = answer["timings"]
     spent = ", ".join(f"{name};dur={1000 * timings[f'{name}_s']:.2f}" for name in ("preprocess", "inference"))
     return json_answer(answer, headers={"server-timing": spent})
 
 
 def _is_quick(door: Door, body: bytes) -> bool:
-    """Whether to look at this request on the event loop, and to answer it there if its picture is small: the way to
-    another thread and back would cost it a tenth of its time. Only for a fast model, and while nobody else waits."""
+    """Whether to try this request on the event loop: the way to another thread and back would cost it a tenth of its
+    time. Only for a fast model, and while nobody else waits."""
     return door.intake.requests == 1 and len(body) <= QUICK_BYTES and door.shelf.default.run_s <= QUICK_S
 
 
-def _classify(door: Door, submission: Submission, model: str | None, top: int) -> dict[str, Any]:
+def _answer_at_once(door: Door, submission: Submission, top: int) -> dict[str, Any] | None:
+    """None when it would take long: a picture of many pixels, or another model, which may have to be opened."""
+    if "model" in submission.fields:
+        return None
+    try:
+        return _classify(door, submission, None, top, door.quick_limits)
+    except TooLarge:
+        return None
+
+
+def _classify(door: Door, submission: Submission, model: str | None, top: int, limits: Limits) -> dict[str, Any]:
     classifier = door.shelf.classifier(model or submission.fields.get("model") or None)
-    return classifier.predict(submission.picture, top=top, limits=door.limits).to_json_dict()
+    return classifier.predict(submission.picture, top=top, limits=limits).to_json_dict()
 
 
 @routes.get("/models", responses=answers(Models))

@@ -7,16 +7,13 @@ import binascii
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shutterless.errors import BadRequest, TooLarge, UnsupportedPicture
 from shutterless.formats import sniff
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
+from shutterless.forms import read_form, read_options
 
 FORM_BYTES = 65_536  # what a form may hold beside its picture: boundaries, headers, other fields
-MAX_PARTS = 100
 MAX_FILENAME = 255
 IMAGE_FIELDS = ("image_base64", "image_b64")
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -43,7 +40,7 @@ def read_submission(content_type: str | None, body: bytes, max_bytes: int) -> Su
         kind = "application/json"
     if kind == "multipart/form-data":
         _check_length(len(body), max_bytes + FORM_BYTES, max_bytes)
-        submission = _from_form(body, _options(content_type or "").get(b"boundary", b""))
+        submission = _from_form(body, _boundary(content_type or ""))
     elif kind == "application/json":
         _check_length(len(body), max_bytes * 3 // 2 + FORM_BYTES, max_bytes)  # base64 takes 4/3, with lines a bit more
         submission = _from_json(body)
@@ -57,11 +54,8 @@ def read_submission(content_type: str | None, body: bytes, max_bytes: int) -> Su
     return submission
 
 
-def _options(header: str | bytes) -> dict[bytes, bytes]:
-    """What a header says after its first value: `; name=value`. The first form pays for the import, no cold start does."""
-    from python_multipart.multipart import parse_options_header
-
-    return parse_options_header(header.encode("ascii", "replace") if isinstance(header, str) else header)[1]
+def _boundary(content_type: str) -> bytes:
+    return read_options(content_type.encode("ascii", "replace")).get(b"boundary", b"")
 
 
 def _check_length(length: int, most: int, max_bytes: int) -> None:
@@ -70,77 +64,17 @@ def _check_length(length: int, most: int, max_bytes: int) -> None:
                        "Save it smaller or with more compression.")
 
 
-@dataclass
-class _Part:
-    """A part of a form while it arrives."""
-
-    header: bytes = b""
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    content: bytearray = field(default_factory=bytearray)
-
-    def disposition(self) -> tuple[str, str | None]:
-        """The field's name, and its file's name where it has one."""
-        options = _options(self.headers.get(b"content-disposition", b""))
-        filename = options.get(b"filename")
-        return _text("a field's name", options.get(b"name", b"")), _filename(filename) if filename is not None else None
-
-
-class _Form:
-    """Collects the parts that python-multipart's parser calls out."""
-
-    def __init__(self) -> None:
-        self.parts: list[_Part] = []
-        self.whole = False
-
-    def callbacks(self) -> MultipartCallbacks:
-        return {"on_part_begin": self.begin, "on_header_field": self.header_field, "on_header_value": self.header_value,
-                "on_part_data": self.content, "on_end": self.end}
-
-    def begin(self) -> None:
-        if len(self.parts) == MAX_PARTS:
-            raise BadRequest(f"The form: expected at most {MAX_PARTS} parts, got more. Send one picture at a time.")
-        self.parts.append(_Part())
-
-    def header_field(self, chunk: bytes, start: int, end: int) -> None:
-        self.parts[-1].header = chunk[start:end].lower()
-
-    def header_value(self, chunk: bytes, start: int, end: int) -> None:
-        self.parts[-1].headers[self.parts[-1].header] = chunk[start:end]
-
-    def content(self, chunk: bytes, start: int, end: int) -> None:
-        self.parts[-1].content += memoryview(chunk)[start:end]
-
-    def end(self) -> None:
-        self.whole = True
-
-
 def _from_form(body: bytes, boundary: bytes) -> Submission:
     """The part named `file`, else the first that has a filename, is the picture; parts without one are fields."""
-    from python_multipart.exceptions import FormParserError
-    from python_multipart.multipart import MultipartParser
-
-    form = _Form()
-    try:
-        parser = MultipartParser(boundary, form.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise BadRequest(_FORM) from error
-    if not (form.whole and boundary):
-        raise BadRequest(_FORM)
-    named = [(*part.disposition(), part) for part in form.parts]
-    files = [entry for entry in named if entry[0] == "file"] + [entry for entry in named if entry[1] is not None]
+    named = [(_text("a field's name", part.name), part) for part in read_form(body, boundary)]
+    files = [part for name, part in named if name == "file"] + [part for _, part in named if part.filename is not None]
     if not files:
         raise BadRequest("The form: expected a field `file` with the picture, got none. "
                          "With curl: -F file=@picture.jpg")
-    _, filename, picture = files[0]
-    fields = {name: _text(name, bytes(part.content)) for name, other, part in named
-              if part is not picture and other is None}
-    return Submission(picture=bytes(picture.content), filename=filename, fields=fields)
-
-
-_FORM = ("The form: expected multipart/form-data with its boundary in the content type, got one that is cut short or "
-         "broken. Let the HTTP library write the content type, and send the body whole.")
+    picture = files[0]
+    fields = {name: _text(name, part.content) for name, part in named if part is not picture and part.filename is None}
+    return Submission(picture=picture.content, fields=fields,
+                      filename=None if picture.filename is None else _filename(picture.filename))
 
 
 def _from_json(body: bytes) -> Submission:

