@@ -159,8 +159,8 @@ def _log(door: Door, request: Request | None, request_id: str, answer: Answer, s
 
 
 def _dimension(value: str) -> str:
-    """What CloudWatch takes as a dimension's value: ASCII, not empty, not too long."""
-    return value.encode("ascii", "backslashreplace").decode()[:250].strip() or "-"
+    """What CloudWatch takes as a dimension's value: printable ASCII, not empty, not too long."""
+    return ascii(value)[1:-1][:250].strip() or "-"
 
 
 def _log_failure(error: Exception, request_id: str) -> None:
