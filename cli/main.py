@@ -13,6 +13,7 @@ import shutterless
 from cli import (
     check,
     check_signature,
+    event,
     export,
     graph,
     models,
@@ -31,7 +32,7 @@ from shutterless.errors import ShutterlessError
 # it and returns the exit code. What it drives is imported in `run`, so that --help and a typing error cost nothing.
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check)),
-    ("Serve it", (serve,)),
+    ("Serve it", (serve, event)),
     ("Make one", (train, export, sign, check_signature, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )
@@ -47,7 +48,7 @@ Settings come from the options, else from the environment, else from the file .e
 Exit codes: 0 done, 1 not all could be done (standard error says what and why), 2 typed wrongly, 130 interrupted."""
 
 
-OURS = ("shutterless", "cli", "onprem", "model_export")
+OURS = ("shutterless", "cli", "onprem", "lambdas", "model_export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
