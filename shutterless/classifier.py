@@ -95,6 +95,10 @@ class Classifier:
         return Answer(prediction=self.predictions(logits, top)[0], timings=timings, model=self.model,
                       cold_start=self._first.acquire(blocking=False))
 
+    def pixels(self, picture: bytes, limits: Limits = LIMITS) -> NDArray[np.uint8]:
+        """uint8 (side, side, 3) of one picture; stacked, they are what `classify` takes. Raises BadPicture."""
+        return self._pixels(picture, limits)[0]
+
     def _pixels(self, picture: bytes, limits: Limits) -> tuple[NDArray[np.uint8], float]:
         """uint8 (side, side, 3), and the moment when the picture was decoded. A function of its own, since a name would
         keep the decoded picture, up to 160 MB, in memory while the network runs."""
@@ -133,7 +137,7 @@ class Classifier:
         """Take one blank picture the whole way, so that the first real one finds all imported and allocated."""
         blank = io.BytesIO()
         Image.new("RGB", (self.manifest.input.side,) * 2).save(blank, "JPEG")
-        pixels, _ = self._pixels(blank.getvalue(), LIMITS)
+        pixels = self.pixels(blank.getvalue())
         self.predictions(self.classify(pixels[np.newaxis]))
         started = time.perf_counter()
         self.classify(pixels[np.newaxis])
