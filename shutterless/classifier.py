@@ -33,6 +33,10 @@ class Prediction:
     top: tuple[tuple[int, str, float], ...]
     in_distribution: bool | None
 
+    def ranked(self) -> list[dict[str, Any]]:
+        """`top` as clients see it."""
+        return [{"index": index, "label": label, "confidence": confidence} for index, label, confidence in self.top]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
@@ -60,8 +64,7 @@ class Answer:
             "pred_index": prediction.pred_index,
             "label": prediction.label,
             "confidence": prediction.confidence,
-            "top": [{"index": index, "label": label, "confidence": confidence}
-                    for index, label, confidence in prediction.top],
+            "top": prediction.ranked(),
             "in_distribution": prediction.in_distribution,
             "timings": {"model_load_s": timings.model_load_s, "preprocess_s": timings.preprocess_s,
                         "inference_s": timings.inference_s},
