@@ -9,9 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
 from shutterless.errors import BadRequest, TooLarge, UnsupportedPicture
 from shutterless.formats import sniff
 
@@ -41,21 +38,30 @@ def read_submission(content_type: str | None, body: bytes, max_bytes: int) -> Su
     Raises TooLarge when the picture has more than `max_bytes`, BadRequest when the form or the JSON is broken or holds
     no picture, UnsupportedPicture when the content type is another.
     """
-    kind, options = parse_options_header((content_type or "").encode("ascii", "replace"))
-    if kind == b"multipart/form-data":
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if not kind and body[:1] == b"{":
+        kind = "application/json"
+    if kind == "multipart/form-data":
         _check_length(len(body), max_bytes + FORM_BYTES, max_bytes)
-        submission = _from_form(body, options.get(b"boundary", b""))
-    elif kind == b"application/json":
+        submission = _from_form(body, _options(content_type or "").get(b"boundary", b""))
+    elif kind == "application/json":
         _check_length(len(body), max_bytes * 3 // 2 + FORM_BYTES, max_bytes)  # base64 takes 4/3, with lines a bit more
         submission = _from_json(body)
-    elif kind in (b"", b"application/octet-stream") or kind.startswith(b"image/") or sniff(body):
+    elif kind in ("", "application/octet-stream") or kind.startswith("image/") or sniff(body):
         submission = Submission(picture=body)  # the bytes decide: curl --data-binary says form-urlencoded of a picture
     else:
         raise UnsupportedPicture(
             f"Expected content type image/*, multipart/form-data with a field `file`, or application/json with a field "
-            f"`image_base64`, got {kind.decode('latin-1')[:80]!r}. Send the picture as one of these.")
+            f"`image_base64`, got {_shown(kind)!r}. Send the picture as one of these.")
     _check_length(len(submission.picture), max_bytes, max_bytes)
     return submission
+
+
+def _options(header: str | bytes) -> dict[bytes, bytes]:
+    """What a header says after its first value: `; name=value`. The first form pays for the import, no cold start does."""
+    from python_multipart.multipart import parse_options_header
+
+    return parse_options_header(header.encode("ascii", "replace") if isinstance(header, str) else header)[1]
 
 
 def _check_length(length: int, most: int, max_bytes: int) -> None:
@@ -74,7 +80,7 @@ class _Part:
 
     def disposition(self) -> tuple[str, str | None]:
         """The field's name, and its file's name where it has one."""
-        _, options = parse_options_header(self.headers.get(b"content-disposition", b""))
+        options = _options(self.headers.get(b"content-disposition", b""))
         filename = options.get(b"filename")
         return _text("a field's name", options.get(b"name", b"")), _filename(filename) if filename is not None else None
 
@@ -110,6 +116,9 @@ class _Form:
 
 def _from_form(body: bytes, boundary: bytes) -> Submission:
     """The part named `file`, else the first that has a filename, is the picture; parts without one are fields."""
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import MultipartParser
+
     form = _Form()
     try:
         parser = MultipartParser(boundary, form.callbacks())
@@ -147,7 +156,7 @@ def _from_json(body: bytes) -> Submission:
         raise BadRequest('The body: expected a field `image_base64`, got none. Send {"image_base64": "..."}.')
     fields = dict(_fields((key, value) for key, value in document.items() if key not in IMAGE_FIELDS))
     filename = fields.pop("filename", None)
-    return Submission(picture=_from_base64(name, document[name]), fields=fields,
+    return Submission(picture=from_base64(name, document[name]), fields=fields,
                       filename=None if filename is None else _filename(filename.encode()))
 
 
@@ -164,7 +173,7 @@ def _fields(entries: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, str]]:
         yield _text("a field's name", name), _text(name, str(value))
 
 
-def _from_base64(name: str, value: Any) -> bytes:
+def from_base64(name: str, value: Any) -> bytes:
     """Standard or URL-safe alphabet, with or without padding and line breaks, plain or as a data: URL."""
     refusal = BadRequest(f"{name}: expected a picture in base64, got something else. Encode the file's bytes.")
     if not isinstance(value, str):

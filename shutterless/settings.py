@@ -71,6 +71,7 @@ class Settings:
     threads: ONNX Runtime's threads for one inference. workers: inferences at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
     api_keys: any of them opens every route; none leaves the door open. cors_origins: pages that may call.
+    stage: what a Lambda function's logs and metrics are told apart by.
     """
 
     model: str = _variable("SHUTTERLESS_MODEL", _text("a bundle as NAME or NAME/VERSION", f"{_SLUG}(/{_SLUG})?"),
@@ -94,6 +95,7 @@ class Settings:
         _listed("exact origins like https://example.org, separated by commas", r"https?://[^\s/*?#@]+"), ())
     host: str = _variable("SHUTTERLESS_HOST", _text("a host name or address", r"[A-Za-z0-9._:-]+"), "127.0.0.1")
     port: int = _variable("SHUTTERLESS_PORT", _integer(0, 65_535), 8_000)
+    stage: str = _variable("SHUTTERLESS_STAGE", _text("a stage's name", _SLUG), "local")
 
     def __post_init__(self) -> None:
         if not self.database_url:
