@@ -66,6 +66,7 @@ class Settings:
 
     model: bundle that answers, "name" (its newest version) or "name/version".
     model_uri: folder of that bundle, instead of one in models_dir.
+    signing_key: file of the public key with which every bundle must be signed; None takes unsigned ones too.
     database_url: default, SQLite in var_dir. objects_url: a folder (default, in var_dir), or s3://bucket/prefix.
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
     threads: ONNX Runtime's threads for one inference. workers: inferences at the same time (default: usable_cpus).
@@ -81,6 +82,7 @@ class Settings:
                            "eurosat-lite0")
     model_uri: str | None = _variable("MODEL_URI", _text("a folder", r"(?!\w+://).+"))
     models_dir: Path = _variable("SHUTTERLESS_MODELS_DIR", Path, _MODELS)  # noqa: RUF009  a Path never changes
+    signing_key: Path | None = _variable("SHUTTERLESS_SIGNING_KEY", Path)  # noqa: RUF009
     var_dir: Path = _variable("SHUTTERLESS_VAR_DIR", Path, Path("var"))  # noqa: RUF009
     database_url: str = _variable("DATABASE_URL", _database, "", secret=True)
     objects_url: str = _variable("SHUTTERLESS_OBJECTS", _folder_or_s3, "")
