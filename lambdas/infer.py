@@ -17,9 +17,9 @@ from lambdas.events import time_left_ms
 from lambdas.metrics import write, write_line
 from lambdas.notices import read_messages
 from lambdas.storage import Storage, renew_after_snapshots
-from shutterless.bundles import find_bundle, read_bundle
 from shutterless.classifier import Classifier
 from shutterless.errors import Unavailable
+from shutterless.opening import default_folder, open_bundle
 from shutterless.pictures import Limits
 from shutterless.results import Outcome
 from shutterless.settings import Settings
@@ -59,8 +59,7 @@ class Container:
         """The model, opened by the first who asks; again, if that failed. Raises BadBundle, NotFound."""
         if self._classification is None:
             settings = self.settings
-            classifier = Classifier(read_bundle(find_bundle(settings.model_uri or settings.model, settings.models_dir)),
-                                    threads=settings.threads)
+            classifier = Classifier(open_bundle(settings, default_folder(settings)), threads=settings.threads)
             classifier.warm_up()
             limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
             self._classification = Classification(classifier, limits)
