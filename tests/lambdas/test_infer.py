@@ -131,7 +131,16 @@ def test_a_model_that_was_asked_for_and_does_not_answer_here_is_a_failure_that_s
     ours, other = put(jpeg(), asked_model="colours/1"), put(jpeg(), asked_model="other")
     assert run(ours, other) == []
     assert record_of(ours).status == "done"
-    assert "colours/1 answers" in record_of(other).error["detail"]
+    assert "'other'" in record_of(other).error["detail"]
+
+
+def test_models_can_be_mixed_in_a_batch(container, settings_of, run, put, jpeg, record_of, make_bundle, tmp_path):
+    make_bundle(tmp_path)
+    make_bundle(tmp_path, name="tints", labels=["rouge", "vert", "bleu"], side=16)
+    container.settings = settings_of("infer", models_dir=tmp_path)
+    records = [put(jpeg("blue"), asked_model=model) for model in (None, "tints/1", "colours/1", "tints")]
+    assert run(*records) == []
+    assert [record_of(record).predicted_label for record in records] == ["blue", "bleu", "blue", "bleu"]
 
 
 # --- Messages that are none
@@ -301,7 +310,7 @@ def test_a_picture_that_ends_the_process_each_time_is_tried_last(container, run,
     answer = container.classification().answer
 
     def die(pictures, works):
-        if len(pictures) > 1 or pictures[0][0, 0, 2] > 200:
+        if len(pictures) > 1 or pictures[0][1][0, 0, 2] > 200:
             raise SystemExit
         return answer(pictures, works)
 
