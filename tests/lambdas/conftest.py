@@ -78,15 +78,25 @@ def carried(body: bytes) -> Event:
 SHAPES = {"rest": rest, "http": http, "url": url}
 
 
-@pytest.fixture(params=SHAPES)
-def make_event(request: pytest.FixtureRequest) -> Callable[..., Event]:
-    """`make_event("POST", "/predict", body, content_type, query="top=3", headers={...})`, in each of the three shapes."""
+def maker(shape: Callable[..., Event]) -> Callable[..., Event]:
     def make_event(method: str, path: str, body: bytes = b"", content_type: str | None = None, query: str | dict[str, str] = "",
                    headers: dict[str, str] | None = None) -> Event:
         query = query if isinstance(query, str) else urlencode(query)
-        event: Event = SHAPES[request.param](method, path, body, content_type, query, headers or {})
+        event: Event = shape(method, path, body, content_type, query, headers or {})
         return json.loads(json.dumps(event))
     return make_event
+
+
+@pytest.fixture(params=SHAPES)
+def make_event(request: pytest.FixtureRequest) -> Callable[..., Event]:
+    """`make_event("POST", "/predict", body, content_type, query="top=3", headers={...})`, in each of the three shapes."""
+    return maker(SHAPES[request.param])
+
+
+@pytest.fixture
+def rest_event() -> Callable[..., Event]:
+    """The same, in one shape: where what comes after the event is tested."""
+    return maker(rest)
 
 
 @pytest.fixture
