@@ -5,24 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Executor, wait
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from onprem.storage import Storage
-from shutterless.errors import BadPicture, NotFound
 from shutterless.pictures import Limits
+from shutterless.settling import HOPELESS, STALLED, Work
 from shutterless.shelf import Shelf
 
 if TYPE_CHECKING:
-    from shutterless.results import ErrorNote, Outcome, Record
+    from shutterless.results import Outcome, Record
 
 LEASE_S = 30.0  # far more than a picture takes; also the pause before a temporary fault is tried again
 MAX_ATTEMPTS = 5
 POLL_S = 5.0  # uploads of this server wake the worker; other servers' uploads and ended leases are found by looking
-STALLED: ErrorNote = {
-    "title": "Given up for now",
-    "detail": f"It failed {MAX_ATTEMPTS} times for reasons that are not the picture's. The picture is kept: tell the "
-              "operator the request_id."}
 
 log = logging.getLogger(__name__)
 
@@ -89,23 +84,11 @@ class Worker:
                 log.exception("Picture %s cannot be marked as stalled; its lease will end", record.request_id)
 
     def _outcome(self, record: Record) -> Outcome:
-        from shutterless.results import Outcome
-
-        began = datetime.now(UTC)
-        queue_ms = _ms_between(record.created_at, began)
+        work = Work(record.created_at)
         try:
             picture = self._storage.objects.get(str(record.object_key), record.object_version)
-            answer = self._shelf.classifier(record.asked_model).predict(picture, limits=self._limits).to_json_dict()
-        except (BadPicture, NotFound) as error:
-            return Outcome(error={"title": error.title, "detail": str(error)}, queue_ms=queue_ms,
-                           latency_ms=_ms_between(record.created_at, datetime.now(UTC)))
-        return Outcome(
-            predicted_label=answer["label"], pred_index=answer["pred_index"], confidence=answer["confidence"],
-            top=answer["top"], in_distribution=answer["in_distribution"], model=answer["model"],
-            inference_ms=1000 * answer["timings"]["inference_s"], queue_ms=queue_ms,
-            latency_ms=_ms_between(record.created_at, datetime.now(UTC)))
-
-
-def _ms_between(start: datetime, end: datetime) -> float:
-    """Never below 0: the row's clock may be another machine's."""
-    return max((end - start).total_seconds() * 1000, 0.0)
+            classifier = self._shelf.classifier(record.asked_model)
+            answer = classifier.predict(picture, limits=self._limits)
+        except HOPELESS as error:
+            return work.failed(error)
+        return work.done(answer.prediction, classifier.model, answer.timings.inference_s)

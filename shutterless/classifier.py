@@ -33,6 +33,10 @@ class Prediction:
     top: tuple[tuple[int, str, float], ...]
     in_distribution: bool | None
 
+    def ranked(self) -> list[dict[str, Any]]:
+        """`top` as clients see it."""
+        return [{"index": index, "label": label, "confidence": confidence} for index, label, confidence in self.top]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
@@ -60,8 +64,7 @@ class Answer:
             "pred_index": prediction.pred_index,
             "label": prediction.label,
             "confidence": prediction.confidence,
-            "top": [{"index": index, "label": label, "confidence": confidence}
-                    for index, label, confidence in prediction.top],
+            "top": prediction.ranked(),
             "in_distribution": prediction.in_distribution,
             "timings": {"model_load_s": timings.model_load_s, "preprocess_s": timings.preprocess_s,
                         "inference_s": timings.inference_s},
@@ -94,6 +97,10 @@ class Classifier:
                           inference_s=time.perf_counter() - prepared)
         return Answer(prediction=self.predictions(logits, top)[0], timings=timings, model=self.model,
                       cold_start=self._first.acquire(blocking=False))
+
+    def pixels(self, picture: bytes, limits: Limits = LIMITS) -> NDArray[np.uint8]:
+        """uint8 (side, side, 3) of one picture; stacked, they are what `classify` takes. Raises BadPicture."""
+        return self._pixels(picture, limits)[0]
 
     def _pixels(self, picture: bytes, limits: Limits) -> tuple[NDArray[np.uint8], float]:
         """uint8 (side, side, 3), and the moment when the picture was decoded. A function of its own, since a name would
@@ -133,7 +140,7 @@ class Classifier:
         """Take one blank picture the whole way, so that the first real one finds all imported and allocated."""
         blank = io.BytesIO()
         Image.new("RGB", (self.manifest.input.side,) * 2).save(blank, "JPEG")
-        pixels, _ = self._pixels(blank.getvalue(), LIMITS)
+        pixels = self.pixels(blank.getvalue())
         self.predictions(self.classify(pixels[np.newaxis]))
         started = time.perf_counter()
         self.classify(pixels[np.newaxis])

@@ -49,6 +49,19 @@ def test_a_batch_is_predicted_row_by_row(classifier):
     assert [[label for _, label, _ in p.top] for p in predictions] == [["red", "blue"], ["blue", "green"]]
 
 
+def test_pictures_decoded_apart_and_run_together_get_their_own_answers(classifier, encode):
+    pictures = [colour(encode, name, "JPEG") for name in ("blue", "red", "lime")]
+    logits = classifier.classify(np.stack([classifier.pixels(picture) for picture in pictures]))
+    assert [p.label for p in classifier.predictions(logits)] == ["blue", "red", "green"]
+    assert [p.confidence for p in classifier.predictions(logits)] == pytest.approx(
+        [classifier.predict(picture).prediction.confidence for picture in pictures], abs=1e-6)
+
+
+def test_a_picture_outside_the_limits_has_no_pixels(classifier, encode):
+    with pytest.raises(TooLarge):
+        classifier.pixels(colour(encode, "red"), Limits(max_side=49))
+
+
 def test_equal_confidences_are_ranked_by_index(classifier):
     assert [index for index, _, _ in classifier.predictions(np.zeros((1, 3), np.float32))[0].top] == [0, 1, 2]
 
