@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,12 @@ def test_convolutions_really_run_in_int8(bundle: Path):
 def test_the_report_card_is_kept_with_the_model(bundle: Path):
     assert "top-1, int8" in (bundle / "report.md").read_text()
     assert (bundle / "report.html").read_text().count("<svg") == 3
-    assert sorted(p.name for p in bundle.iterdir()) == ["manifest.json", "model.onnx", "report.html", "report.md"]
+    card = (bundle / "report.md").read_text()
+    plots = [bundle / place for place in re.findall(r"!\[.+\]\((.+)\)", card)]
+    assert len(plots) == 3
+    assert all(plot.read_text().startswith("<svg") for plot in plots)
+    assert sorted(p.name for p in bundle.iterdir() if ".ort-" not in p.name) == [
+        "manifest.json", "model.onnx", "model.onnx.data", "plots", "report.html", "report.md"]
 
 
 def test_a_version_never_changes(bundle: Path, run: Path):
