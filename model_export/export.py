@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,13 +16,13 @@ from model_export.datasets import prepare
 from model_export.errors import ExportError
 from model_export.graph import opset, write_graph
 from model_export.judge import Judgement, judge, judge_outliers, judge_speed
-from model_export.optimise import optimise, pack
+from model_export.optimise import bundle_files, optimise, pack
 from model_export.parity import Parity, check_parity
 from model_export.quantize import quantize
 from model_export.report import Section
 from model_export.runtime import Graph
 from model_export.source import Source
-from shutterless.manifests import BundleFile, Manifest, OptimisedGraph, is_slug, parse_manifest
+from shutterless.manifests import Manifest, OptimisedGraph, is_slug, parse_manifest
 
 PARITY_PICTURES, CALIBRATION_PICTURES = 256, 2048
 Pixels = NDArray[np.uint8]
@@ -120,16 +119,6 @@ def write_manifest(source: Source, folder: Path, name: str, version: str, precis
         source=source.provenance, report={"parity": asdict(parity), **judgement.figures}).to_json()
     parse_manifest(text)
     (folder / "manifest.json").write_text(text)
-
-
-def bundle_files(folder: Path) -> dict[str, BundleFile]:
-    """Length and digest of every graph in `folder`, and of every file of weights."""
-    found = {}
-    for path in sorted([*folder.glob("*.onnx"), *folder.glob("*.onnx.data")]):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        found[path.name] = BundleFile(sha256=digest, bytes=path.stat().st_size)
-    return found
 
 
 def write_card(source: Source, folder: Path, title: str, parity: Parity, judgement: Judgement) -> None:

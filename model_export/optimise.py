@@ -9,7 +9,10 @@ the features that its int8 kernels ask for must be equal.
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,10 +25,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from model_export import runtime
 from model_export.errors import ExportError
 from model_export.runtime import Graph
+from shutterless.bundles import Bundle
 from shutterless.hardware import Machine, this_machine
-from shutterless.manifests import OptimisedGraph, weights_of
+from shutterless.manifests import BundleFile, OptimisedGraph, is_slug, parse_manifest, weights_of
 
-WHEN = ("always", "shared", "never")
 BLOCKS = "com.microsoft.nchwc"  # the domain of what works on blocks of channels
 ARM_FEATURES = ("asimddp", "i8mm")
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
@@ -72,6 +75,65 @@ def optimise(portable: Path, when: str = "always", pixels: NDArray[np.uint8] | N
     _compare(portable, target, pixels)
     return OptimisedGraph(of=portable.name, graph=target.name, weights=weights, ort=ort.__version__, system=machine.system,
                           cpu=cpu)
+
+
+def bundle_files(folder: Path) -> dict[str, BundleFile]:
+    """Length and digest of every graph in `folder`, and of every file of weights."""
+    found = {}
+    for path in sorted([*folder.glob("*.onnx"), *folder.glob("*.onnx.data")]):
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        found[path.name] = BundleFile(sha256=digest, bytes=path.stat().st_size)
+    return found
+
+
+def add(bundle: Bundle, version: str | None = None) -> Path:
+    """Write another version of `bundle`, beside it, with a graph for machines like this one; returns its folder.
+
+    A version never changes, and the manifest's digest is part of every answer: so it is a new one, by default the next
+    number. Raises ExportError when there is such a graph already, none can be made here, or that version exists.
+    """
+    version = version or _next(bundle.manifest.version)
+    target = bundle.folder.with_name(version)
+    if bundle.optimised:
+        raise ExportError(f"{bundle.graph()[0]} was made for machines like this one already. There is nothing to add.")
+    if not is_slug(version) or target.exists():
+        raise ExportError(f"{bundle.manifest.name}/{version} exists, or is no name of a version. Give another: --version.")
+    unfinished = target.with_name(f".{version}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        shutil.copytree(bundle.folder, unfinished)
+        _add(bundle, unfinished, version)
+        unfinished.rename(target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return target
+
+
+def _add(bundle: Bundle, folder: Path, version: str) -> None:
+    manifest, portable = bundle.manifest, folder / "model.onnx"
+    if weights_of(portable.name) not in manifest.files:  # made before weights were kept apart
+        pack(bundle.folder / portable.name, portable)
+    side = manifest.input.side
+    noise = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), dtype=np.uint8)
+    optimised = optimise(portable, pixels=noise)
+    if optimised is None:
+        raise ExportError("This machine does not tell what its CPU can do, so a graph made here would fit no other. Run it on "
+                          "the machine that is to serve.")
+    source = manifest.source | {"optimised_from": {"version": manifest.version, "sha256": bundle.sha256}}
+    text = replace(manifest, version=version, files=manifest.files | bundle_files(folder), source=source,
+                   optimised=(*manifest.optimised, optimised)).to_json()
+    parse_manifest(text)
+    (folder / "manifest.json").write_text(text)
+
+
+def _next(version: str) -> str:
+    """9 -> 10, 1.9 -> 1.10."""
+    start, number = re.fullmatch(r"(.*?)(\d*)", version).groups()  # type: ignore[union-attr] # it fits any text
+    if not number:
+        raise ExportError(f"There is no number after {version} to count on. Give one: --version.")
+    return f"{start}{int(number) + 1}"
 
 
 def _compare(portable: Path, optimised: Path, pixels: NDArray[np.uint8] | None) -> None:
