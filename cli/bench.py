@@ -67,8 +67,8 @@ def read_plan(arguments: argparse.Namespace, manifest: Manifest) -> Any:
     from benchmarks.model import Plan
 
     for name, largest in LARGEST.items():
-        values = getattr(arguments, name) or []
-        for value in values if isinstance(values, list) else [values]:
+        typed = getattr(arguments, name)
+        for value in typed if isinstance(typed, list) else [1 if typed is None else typed]:
             if not 1 <= value <= largest:
                 raise BadRequest(f"--{name}: expected a number from 1 to {largest}, got {value}. Give another.")
     plan = Plan(sides=tuple(arguments.sizes or [manifest.input.side]), batches=tuple(arguments.batches), runs=arguments.runs)

@@ -94,11 +94,11 @@ def add(bundle: Bundle, version: str | None = None) -> Path:
     number. Raises ExportError when there is such a graph already, none can be made here, or that version exists.
     """
     version = version or _next(bundle.manifest.version)
-    target = bundle.folder.with_name(version)
     if bundle.optimised:
         raise ExportError(f"{bundle.graph()[0]} was made for machines like this one already. There is nothing to add.")
-    if not is_slug(version) or target.exists():
+    if not is_slug(version) or (bundle.folder.parent / version).exists():
         raise ExportError(f"{bundle.manifest.name}/{version} exists, or is no name of a version. Give another: --version.")
+    target = bundle.folder.with_name(version)
     unfinished = target.with_name(f".{version}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
