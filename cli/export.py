@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("int8", "fp32"), help="default: int8 where there are pictures")
     parser.add_argument("--calibration-method", choices=("minmax", "percentile", "entropy"), default="minmax",
                         help="how ranges are chosen (default: %(default)s)")
+    parser.add_argument("--optimise", choices=("always", "shared", "never"), default="always",
+                        help="add a graph for machines like this one, that opens many times faster: always (an fp32 model then "
+                        "holds its weights twice), where it can share the weights (int8), or never (default: %(default)s)")
     parser.add_argument("--outliers", metavar="PICTURES", help="pictures of another kind, to measure in_distribution with")
 
 
@@ -44,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         folder = export(read_source(arguments), name=arguments.name, version=arguments.version, models=arguments.models,
                         prepared=PREPARED, precision=arguments.precision, method=arguments.calibration_method,
-                        outliers=arguments.outliers, step=step)
+                        outliers=arguments.outliers, when=arguments.optimise, step=step)
     print((folder / "report.md").read_text(encoding="utf-8").split("\n## ")[1].partition("\n")[2].strip())
     print(f"\nbundle: {folder}\nreport: {folder / 'report.html'}\nask it: shutterless predict --model {arguments.name} PICTURE")
     return 0

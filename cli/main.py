@@ -11,12 +11,14 @@ from types import ModuleType
 
 import shutterless
 from cli import (
+    bench,
     check,
     check_signature,
     event,
     export,
     graph,
     models,
+    optimise,
     parity,
     predict,
     publish,
@@ -31,9 +33,9 @@ from shutterless.errors import ShutterlessError
 # A command is a module: its docstring is its --help, add_arguments(parser) declares what it takes, run(arguments) does
 # it and returns the exit code. What it drives is imported in `run`, so that --help and a typing error cost nothing.
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
-    ("Ask a model", (predict, models, check)),
+    ("Ask a model", (predict, models, check, bench)),
     ("Serve it", (serve, event)),
-    ("Make one", (train, export, sign, check_signature, publish)),
+    ("Make one", (train, export, optimise, sign, check_signature, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )
 ABOUT = "A trained vision model as an image API: on your machine, and from this command line."
@@ -48,7 +50,7 @@ Settings come from the options, else from the environment, else from the file .e
 Exit codes: 0 done, 1 not all could be done (standard error says what and why), 2 typed wrongly, 130 interrupted."""
 
 
-OURS = ("shutterless", "cli", "onprem", "lambdas", "model_export")
+OURS = ("shutterless", "cli", "onprem", "lambdas", "model_export", "benchmarks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

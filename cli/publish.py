@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from model_export.publish import publish
     from shutterless.bundles import find_bundle, read_bundle
 
-    bundle = read_bundle(find_bundle(arguments.bundle, read_settings().models_dir))
+    bundle = read_bundle(find_bundle(arguments.bundle, read_settings().models_dir), every_file=True)
     published = publish(bundle, arguments.to, step=lambda path, n: print(f"  {path}  {n:,} bytes, digest equal"))
     what = f"{published.uploaded} files uploaded" if published.uploaded else "already there, nothing uploaded"
     print(f"{published.uri}: {what}")

@@ -1,4 +1,4 @@
-"""Judge a graph on pictures and write its report card (step 4 of export).
+"""Judge a graph on pictures and write its report card (step 5 of export).
 
 Accuracy with intervals, per-class table, confusion matrix, reliability, speed; as HTML with its plots inside and as
 Markdown. With --int8, that graph is judged, and compared with the fp32 one.
@@ -30,17 +30,18 @@ def run(arguments: argparse.Namespace) -> int:
     from model_export.export import PARITY_PICTURES, sample, source_pixels, write_card
     from model_export.judge import judge, judge_outliers, judge_speed
     from model_export.parity import check_parity
+    from model_export.runtime import Graph
 
     source = read_source(arguments)
     if source.pictures is None:
         raise ExportError("A report needs labelled pictures. Give a folder of class folders: --data FOLDER.")
-    pixels, final = source_pixels(source, PREPARED), arguments.int8 or arguments.graph
+    pixels, fp32, final = source_pixels(source, PREPARED), Graph(arguments.graph), Graph(arguments.int8 or arguments.graph)
     parity = check_parity(source.model, source.spec, arguments.graph, pixels[sample(source, "test", PARITY_PICTURES)])
-    judgement = judge(source, pixels, arguments.graph, final)
+    judgement = judge(source, pixels, {"fp32": fp32, "int8" if arguments.int8 else "fp32": final})
     if arguments.outliers:
         judge_outliers(judgement, source, pixels, final, arguments.outliers)
-    judge_speed(judgement, final, source.spec.side)
+    judge_speed(judgement, final.path, final, source.spec.side)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write_card(source, arguments.out, final.stem, parity, judgement)
+    write_card(source, arguments.out, final.path.stem, parity, judgement)
     print(f"report: {arguments.out / 'report.html'}")
     return 0

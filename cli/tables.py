@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-NUMBERS = {"confidence", "size"}  # columns that end at the right
+NUMBERS = {"confidence", "size", "side", "batch", "threads", "n"}  # columns that end at the right, as those in ms do
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -18,7 +18,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i in kept:
-        table.add_column(head[i], justify="right" if head[i] in NUMBERS else "left", overflow="fold")
+        table.add_column(head[i], justify="right" if head[i] in NUMBERS or head[i].endswith(" ms") else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[i]) for i in kept))  # Text: a file called [red] is not markup
     Console(width=None if sys.stdout.isatty() else 1_000).print(table)  # into a file or a pipe, lines are not folded

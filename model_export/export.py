@@ -1,8 +1,7 @@
-"""The chain: graph -> parity -> quantize -> judge -> report, into a bundle that is whole or not there."""
+"""The chain: graph -> parity -> quantize -> optimise -> judge -> report, into a bundle that is whole or not there."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,11 +16,13 @@ from model_export.datasets import prepare
 from model_export.errors import ExportError
 from model_export.graph import opset, write_graph
 from model_export.judge import Judgement, judge, judge_outliers, judge_speed
+from model_export.optimise import bundle_files, optimise, pack
 from model_export.parity import Parity, check_parity
 from model_export.quantize import quantize
 from model_export.report import Section
+from model_export.runtime import Graph
 from model_export.source import Source
-from shutterless.manifests import BundleFile, Manifest, is_slug, parse_manifest
+from shutterless.manifests import Manifest, OptimisedGraph, is_slug, parse_manifest
 
 PARITY_PICTURES, CALIBRATION_PICTURES = 256, 2048
 Pixels = NDArray[np.uint8]
@@ -29,11 +30,13 @@ Step = Callable[[str], object]
 
 
 def export(source: Source, *, name: str, version: str, models: Path, prepared: Path, precision: str | None = None,
-           method: str = "minmax", outliers: str | None = None, step: Step = lambda sentence: None) -> Path:
+           method: str = "minmax", outliers: str | None = None, when: str = "always",
+           step: Step = lambda sentence: None) -> Path:
     """Write and verify the bundle `models/<name>/<version>/`; returns its folder.
 
     precision: "int8" or "fp32"; None takes int8 where there are pictures to calibrate on. `outliers`: pictures of another
-    kind, to measure how well `in_distribution` tells them apart. `step` is told each step in a sentence.
+    kind, to measure how well `in_distribution` tells them apart. `when` a graph for machines like this one is added:
+    "always", "shared" (where it needs no weights of its own) or "never". `step` is told each step in a sentence.
     Raises ExportError, and leaves nothing behind, when a step refuses the model or that version exists.
     """
     for kind, value in (("name", name), ("version", version)):
@@ -50,7 +53,7 @@ def export(source: Source, *, name: str, version: str, models: Path, prepared: P
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        _fill(source, unfinished, name, version, precision, prepared, method, outliers, step)
+        _fill(source, unfinished, name, version, precision, prepared, method, outliers, when, step)
         unfinished.rename(target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -61,32 +64,35 @@ def export(source: Source, *, name: str, version: str, models: Path, prepared: P
 
 
 def _fill(source: Source, folder: Path, name: str, version: str, precision: str, prepared: Path, method: str,
-          outliers: str | None, step: Step) -> None:
+          outliers: str | None, when: str, step: Step) -> None:
     """Every step in order; what is only needed on the way is removed at the end."""
-    fp32, final = folder / "fp32.onnx", folder / "model.onnx"
+    fp32, int8, portable = folder / "fp32.onnx", folder / "int8.onnx", folder / "model.onnx"
     step("graph: writing ONNX")
     write_graph(source.model, source.spec, fp32)
     pixels = source_pixels(source, prepared)
+    asked = pixels[sample(source, "test", PARITY_PICTURES)]
     step("parity: asking torch and ONNX the same")
-    parity = check_parity(source.model, source.spec, fp32, pixels[sample(source, "test", PARITY_PICTURES)])
+    parity = check_parity(source.model, source.spec, fp32, asked)
     if precision == "int8":
         step("quantize: calibrating int8")
-        quantize(fp32, final, pixels[sample(source, "train", CALIBRATION_PICTURES)], method=method)
-    else:
-        fp32 = fp32.rename(final)
+        quantize(fp32, int8, pixels[sample(source, "train", CALIBRATION_PICTURES)], method=method)
+    step("optimise: for machines like this one")
+    pack(int8 if precision == "int8" else fp32, portable)
+    optimised = optimise(portable, when, asked)
+    serving = Graph(folder / optimised.graph, optimised=True) if optimised else Graph(portable)
     judgement = Judgement()
     if source.pictures:
         step("report: judging on unseen pictures" if source.unseen else "report: judging on the pictures given")
-        judgement = judge(source, pixels, fp32, final)
+        judgement = judge(source, pixels, {"fp32": Graph(fp32), precision: serving})
     if source.pictures and outliers:
         step("report: asking about pictures of another kind")
-        judge_outliers(judgement, source, pixels, final, outliers)
+        judge_outliers(judgement, source, pixels, serving, outliers)
     step("report: timing")
-    judge_speed(judgement, final, source.spec.side)
-    write_manifest(source, folder, name, version, precision, parity, judgement)
+    judge_speed(judgement, portable, serving, source.spec.side, len(asked))
+    for scratch in (fp32, int8):
+        scratch.unlink(missing_ok=True)
+    write_manifest(source, folder, name, version, precision, parity, judgement, (optimised,) if optimised else ())
     write_card(source, folder, f"{name} {version}: report card", parity, judgement)
-    if fp32 != final:
-        fp32.unlink()
 
 
 def source_pixels(source: Source, prepared: Path) -> Pixels:
@@ -104,24 +110,22 @@ def sample(source: Source, part: str, n: int) -> NDArray[np.int64]:
 
 
 def write_manifest(source: Source, folder: Path, name: str, version: str, precision: str, parity: Parity,
-                   judgement: Judgement) -> None:
-    """Write `manifest.json` beside `model.onnx`, and read it as every door will."""
-    model = folder / "model.onnx"
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+                   judgement: Judgement, optimised: tuple[OptimisedGraph, ...]) -> None:
+    """Write `manifest.json` beside the graphs, and read it as every door will."""
     text = Manifest(
-        name=name, version=version, task="classify", labels=source.labels, input=source.spec, opset=opset(model),
-        files={"model.onnx": BundleFile(sha256=digest, bytes=model.stat().st_size)}, precision=precision,
-        temperature=judgement.temperature, ood_threshold=judgement.threshold, source=source.provenance,
-        report={"parity": asdict(parity), **judgement.figures}).to_json()
+        name=name, version=version, task="classify", labels=source.labels, input=source.spec,
+        opset=opset(folder / "model.onnx"), files=bundle_files(folder), precision=precision,
+        temperature=judgement.temperature, ood_threshold=judgement.threshold, optimised=optimised,
+        source=source.provenance, report={"parity": asdict(parity), **judgement.figures}).to_json()
     parse_manifest(text)
     (folder / "manifest.json").write_text(text)
 
 
 def write_card(source: Source, folder: Path, title: str, parity: Parity, judgement: Judgement) -> None:
     """Write the report card into `folder`."""
-    rows = [("", ""), ("torch against ONNX fp32", f"top-1 equal on {parity.top1_agreement:.0%} of {parity.n}; largest "
-                       f"difference of a confidence {parity.confidence_difference:.1e}"), *judgement.rows]
-    report.write(folder, title, [Section("In short", _standing(source), table=list(rows)), *judgement.sections])
+    head = Section("In short", _standing(source), table=[("", ""), *judgement.rows])
+    report.write(folder, title, [head, report.parity_section(parity, judgement.agreement, real=bool(source.pictures)),
+                                 *judgement.sections])
 
 
 def _standing(source: Source) -> str:

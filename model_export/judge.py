@@ -1,65 +1,75 @@
-"""Step 4a: what a graph is worth: accuracy, calibration, knowing strangers, and time, each with what it stands on."""
+"""Step 5: what the graph that serves is worth: accuracy, calibration, knowing strangers, and time."""
 
 from __future__ import annotations
 
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model_export import metrics, report, runtime
 from model_export.datasets import find_outliers
+from model_export.parity import Parity, measure
 from model_export.quantize import check_drop
 from model_export.report import Section, percent
+from model_export.runtime import Graph
 from model_export.source import Source
 from model_export.train import predict
 
 IN_DISTRIBUTION_SHARE = 0.99  # of the pictures of val lie above the threshold
+OPENINGS = 5
 Pixels = NDArray[np.uint8]
 
 
 @dataclass
 class Judgement:
-    """For the manifest: `temperature`, `threshold` (nats) and `figures`; for people: `rows` and `sections`."""
+    """For the manifest: `temperature`, `threshold` (nats) and `figures`; for people: `agreement` with torch by precision,
+    `rows` and `sections`."""
 
     temperature: float = 1.0
     threshold: float | None = None
     figures: dict[str, Any] = field(default_factory=dict)
+    agreement: dict[str, Parity] = field(default_factory=dict)
     rows: list[tuple[str, str]] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
 
 
-def judge(source: Source, pixels: Pixels, fp32: Path, final: Path) -> Judgement:
-    """Compare torch, the fp32 graph and the final one on the pictures kept for it; pixels uint8 (N, side, side, 3).
+def judge(source: Source, pixels: Pixels, graphs: dict[str, Graph]) -> Judgement:
+    """Compare torch with its graphs by precision, of which the last one serves; pixels uint8 (N, side, side, 3).
 
-    The temperature and the threshold come from "val", every figure from "test". Raises ExportError when `final` is another
-    graph than `fp32` and loses too much.
+    The temperature and the threshold come from "val", every figure from "test". Raises ExportError when the int8 graph
+    loses too much against the fp32 one.
     """
     assert source.pictures is not None  # noqa: S101 - the caller asked
     val, test, targets = source.parts["val"], source.parts["test"], source.pictures.targets
-    judgement = Judgement()
-    logits = {"torch": predict(source.model, pixels, test, source.spec), "fp32": runtime.run(fp32, pixels, test)}
-    if final != fp32:
-        logits["int8"] = runtime.run(final, pixels, test)
-        _judge_drop(judgement, pixels, np.concatenate([val, test]), targets, fp32, final)
+    judgement, serving = Judgement(), list(graphs.values())[-1]
+    torch = predict(source.model, pixels, test, source.spec)
+    logits = {"torch": torch} | {kind: runtime.run(graph, pixels, test) for kind, graph in graphs.items()}
+    judgement.agreement = {kind: measure(torch, logits[kind]) for kind in graphs}
+    judgement.figures["agreement"] = {kind: asdict(found) for kind, found in judgement.agreement.items()}
     accuracy = {kind: metrics.accuracy(values, targets[test]) for kind, values in logits.items()}
     judgement.figures["accuracy"] = {kind: asdict(found) for kind, found in accuracy.items()}
-    judgement.rows[:0] = [(f"top-1, {kind}", percent(found)) for kind, found in accuracy.items()]
+    judgement.rows += [(f"top-1, {kind}", percent(found)) for kind, found in accuracy.items()]
+    if "int8" in graphs:
+        _judge_drop(judgement, pixels, np.concatenate([val, test]), targets, graphs)
     last = list(logits.values())[-1]
-    _calibrate(judgement, runtime.run(final, pixels, val), targets[val], last, targets[test])
+    _calibrate(judgement, runtime.run(serving, pixels, val), targets[val], last, targets[test])
     judgement.sections = report.accuracy_sections(last, targets[test], source.labels, judgement.temperature)
     return judgement
 
 
-def _judge_drop(judgement: Judgement, pixels: Pixels, indices: NDArray[np.int64], targets: metrics.Targets, fp32: Path,
-                final: Path) -> None:
+def _judge_drop(judgement: Judgement, pixels: Pixels, indices: NDArray[np.int64], targets: metrics.Targets,
+                graphs: dict[str, Graph]) -> None:
     """On val and test together: neither was trained on, and the more pictures, the narrower the interval."""
-    drop = check_drop(runtime.run(fp32, pixels, indices), runtime.run(final, pixels, indices), targets[indices])
+    fp32, int8 = (runtime.run(graphs[kind], pixels, indices) for kind in ("fp32", "int8"))
+    drop = check_drop(fp32, int8, targets[indices])
     judgement.figures["int8_drop_points"] = asdict(drop)
     judgement.rows.append(("lost by int8, points", f"{drop.points:.2f} (95 % interval of the paired difference "
                            f"{drop.low:+.2f} to {drop.high:+.2f}, n = {drop.n})"))
@@ -75,42 +85,56 @@ def _calibrate(judgement: Judgement, on_val: metrics.Logits, val: metrics.Target
     judgement.figures["in_distribution"] = {"kept": asdict(kept)}
 
 
-def judge_outliers(judgement: Judgement, source: Source, pixels: Pixels, final: Path, outliers: str) -> None:
+def judge_outliers(judgement: Judgement, source: Source, pixels: Pixels, serving: Graph, outliers: str) -> None:
     """AUROC of the energy score: test pictures against pictures of another kind."""
     strange = find_outliers(outliers, source.spec)
-    inside = metrics.energy(runtime.run(final, pixels, source.parts["test"]))
-    outside = metrics.energy(runtime.run(final, strange, np.arange(len(strange))))
-    refused = metrics.share(int((outside < (judgement.threshold or 0)).sum()), len(strange))
-    found = round(metrics.auroc(inside, outside), 4)
-    judgement.figures["in_distribution"] |= {"auroc": found, "strangers_refused": asdict(refused)}
+    inside = metrics.energy(runtime.run(serving, pixels, source.parts["test"]))
+    outside = metrics.energy(runtime.run(serving, strange, np.arange(len(strange))))
+    threshold = judgement.threshold or 0.0
+    kept, refused = (metrics.share(int(found.sum()), len(found)) for found in (inside >= threshold, outside < threshold))
+    found = metrics.auroc(inside, outside)
+    judgement.figures["in_distribution"] |= {"auroc": round(found, 4), "strangers_refused": asdict(refused)}
     judgement.rows.append(("told from pictures of another kind", f"AUROC {found:.4f}; {percent(refused)} of them refused"))
+    judgement.sections.append(report.strangers_section(inside, outside, threshold, kept, refused))
 
 
-def judge_speed(judgement: Judgement, final: Path, side: int) -> None:
-    """Which operators run, how long opening takes, and one picture."""
-    operators = dict(runtime.executed_operators(final).most_common())
-    timed = latency(final, side)
-    judgement.figures |= {"operators": operators, "latency": timed}
+def judge_speed(judgement: Judgement, portable: Path, serving: Graph, side: int, compared: int = 0) -> None:
+    """What the graph that serves costs: bytes, opening, one picture, and the operators that run.
+
+    compared: the number of pictures on which it answered bit for bit like the portable one.
+    """
+    operators, timed = runtime.executed_operators(serving), latency(portable, serving, side)
+    judgement.figures |= {"operators": dict(operators.most_common()), "latency": timed}
+    weights = portable.with_name(f"{portable.name}.data")
+    size = sum(path.stat().st_size for path in (portable, weights) if path.is_file()) / 1e6
     judgement.rows += [
-        ("model.onnx", f"{final.stat().st_size / 1e6:.2f} MB, {side} px"),
+        ("model.onnx with its weights", f"{size:.2f} MB, {side} px"),
         ("session.run, one picture, one thread",
          f"{timed['run_p50_ms']:.2f} ms (median of {timed['n']}, {timed['processor']})"),
-        ("session open", f"{timed['session_open_ms']:.0f} ms"),
-        ("operators that run", ", ".join(f"{n} {operator}" for operator, n in operators.items()))]
+        ("session open", f"{timed['session_open_ms']:.0f} ms; plain {timed['session_open_plain_ms']:.0f} ms")]
+    judgement.sections += [report.cost_section(portable.parent, serving, timed, compared), report.operators_section(operators)]
 
 
-def latency(path: Path, side: int, *, threads: int = 1, n: int = 100) -> dict[str, Any]:
-    """Milliseconds: opening the session once, and the median of `n` runs on one picture."""
-    begun = time.perf_counter()
-    session = runtime.open_session(path, threads)
-    open_ms = 1000 * (time.perf_counter() - begun)
-    feed, times = {session.get_inputs()[0].name: np.zeros((1, side, side, 3), np.uint8)}, []
-    for _ in range(n + 10):
+def latency(portable: Path, serving: Graph, side: int, *, threads: int = 1, n: int = 100) -> dict[str, Any]:
+    """Milliseconds: the median of `n` runs on one picture, and of opening the session: as the doors do it, the portable
+    graph as they do it, and as `InferenceSession(path)` does it."""
+    open_ms = {"": lambda: runtime.open_session(serving, threads), "_portable": lambda: runtime.open_session(portable, threads),
+               "_plain": lambda: ort.InferenceSession(str(portable), providers=["CPUExecutionProvider"])}
+    opened = {f"session_open{name}_ms": round(_median_ms(opening, OPENINGS), 1) for name, opening in open_ms.items()}
+    session = runtime.open_session(serving, threads)
+    feed = {session.get_inputs()[0].name: np.zeros((1, side, side, 3), np.uint8)}
+    _median_ms(lambda: session.run(None, feed), 10)
+    return opened | {"run_p50_ms": round(_median_ms(lambda: session.run(None, feed), n), 3), "n": n, "batch": 1,
+                     "threads": threads, "processor": _processor()}
+
+
+def _median_ms(call: Callable[[], object], n: int) -> float:
+    times = []
+    for _ in range(n):
         begun = time.perf_counter()
-        session.run(None, feed)
+        call()
         times.append(1000 * (time.perf_counter() - begun))
-    return {"session_open_ms": round(open_ms, 1), "run_p50_ms": round(statistics.median(times[10:]), 3), "n": n,
-            "batch": 1, "threads": threads, "processor": _processor()}
+    return statistics.median(times)
 
 
 def _processor() -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
 Logits = NDArray[np.floating]
 Targets = NDArray[np.int64]
+Energies = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,18 @@ def reliability(logits: Logits, targets: Targets, temperature: float, bins: int 
     return Reliability(confidences, accuracies, counts, error)
 
 
-def auroc(inside: NDArray[np.floating], outside: NDArray[np.floating]) -> float:
+def auroc(inside: Energies, outside: Energies) -> float:
     """Chance that a score of `inside` is above one of `outside`; ties count half (Mann and Whitney 1947)."""
     scores = np.concatenate([inside, outside])
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     rank_sum = ranks[: len(inside)].sum()
     return float((rank_sum - len(inside) * (len(inside) + 1) / 2) / (len(inside) * len(outside)))
+
+
+def auroc_interval(area: float, n_inside: int, n_outside: int) -> tuple[float, float]:
+    """95 % interval of an AUROC (Hanley and McNeil 1982)."""
+    one, two = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (n_inside - 1) * (one - area**2) + (n_outside - 1) * (two - area**2)
+    half = Z_95 * math.sqrt(max(spread, 0.0) / (n_inside * n_outside))
+    return max(0.0, area - half), min(1.0, area + half)

@@ -43,7 +43,7 @@ def check_parity(model: nn.Module, spec: InputSpec, path: Path, pixels: NDArray[
     _same("output", [OUTPUT, "tensor(float)", [expected.shape[1]]],
           [session.get_outputs()[0].name, session.get_outputs()[0].type, session.get_outputs()[0].shape[1:]])
     got = runtime.run(path, pixels, np.arange(len(pixels)))
-    parity = _measure(expected, got)
+    parity = measure(expected, got)
     limit = tolerance * max(float(np.abs(expected).max()), 1.0)
     if not parity.logits_difference <= limit or parity.top1_agreement < 1:
         raise ExportError(f"The graph does not answer like the network: largest difference of a logit expected at most "
@@ -53,7 +53,8 @@ def check_parity(model: nn.Module, spec: InputSpec, path: Path, pixels: NDArray[
     return parity
 
 
-def _measure(expected: NDArray[np.float32], got: NDArray[np.float32]) -> Parity:
+def measure(expected: NDArray[np.float32], got: NDArray[np.float32]) -> Parity:
+    """How far apart two models' logits (N, labels) of the same pictures are."""
     from model_export.metrics import softmax
 
     return Parity(n=len(expected), logits_difference=float(np.abs(expected - got).max()),

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from model_export.metrics import Reliability, share
+from model_export.metrics import Energies, Reliability, share
 
 INK, ACCENT, PALE = "#1f2937", "#2563eb", "#bfdbfe"
 plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
@@ -66,6 +66,20 @@ def per_class_plot(counts: NDArray[np.int64], labels: Sequence[str]) -> str:
     axes.set_yticks(range(len(order)), [labels[i] for i in order])
     axes.set_xlabel("found, % (95 % interval)")
     axes.grid(axis="x", color="#e5e7eb")
+    return _svg(figure)
+
+
+def energy_plot(inside: Energies, outside: Energies, threshold: float) -> str:
+    """How often each energy occurs among the model's own pictures and among others; left of the line is refused."""
+    figure, axes = plt.subplots(figsize=(6, 3))
+    everything = np.concatenate([inside, outside])
+    bins = np.linspace(float(everything.min()), float(everything.max()), 50).tolist()
+    for energies, colour, label in ((outside, "#f59e0b", "of another kind"), (inside, ACCENT, "test pictures")):
+        weights = np.full(len(energies), 100 / len(energies))
+        axes.hist(energies, bins, weights=weights, color=colour, alpha=0.6, label=f"{label}, n = {len(energies)}")
+    axes.axvline(threshold, color=INK, linewidth=1, linestyle="--", label=f"threshold {threshold:.2f}")
+    axes.set(xlabel="energy, nats", ylabel="% of the pictures")
+    axes.legend(frameon=False)
     return _svg(figure)
 
 

@@ -1,4 +1,4 @@
-"""Step 5: a bundle -> S3, under a version that never changes; read back and compared."""
+"""Step 6: a bundle -> S3, under a version that never changes; read back and compared."""
 
 from __future__ import annotations
 

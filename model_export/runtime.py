@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,31 +13,46 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-
-def open_session(path: Path, threads: int = 2) -> ort.InferenceSession:
-    """A session on the CPU, all optimisations on, threads that do not spin."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+from shutterless.classifier import session_options
 
 
-def run(path: Path, pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class Graph:
+    """A graph's file; one that was `optimised` offline is opened as it is."""
+
+    path: Path
+    optimised: bool = False
+
+
+def open_session(graph: Path | Graph, threads: int = 2) -> ort.InferenceSession:
+    """A session on the CPU as doors open it; a path is that of a portable graph."""
+    graph = graph if isinstance(graph, Graph) else Graph(graph)
+    options = session_options(threads, optimise=not graph.optimised)
+    return ort.InferenceSession(str(graph.path), options, providers=["CPUExecutionProvider"])
+
+
+def run(graph: Path | Graph, pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.float32]:
     """Logits float32 (len(indices), labels) of pixels uint8 (N, side, side, 3), in batches of at most 32."""
-    session = open_session(path)
+    session = open_session(graph)
     name = session.get_inputs()[0].name
     batches = np.array_split(indices, math.ceil(len(indices) / 32))
     return np.concatenate([session.run(None, {name: pixels[part]})[0] for part in batches])
 
 
-def executed_operators(path: Path) -> Counter[str]:
+def write_optimised(source: Path, target: Path) -> None:
+    """Write what ONNX Runtime makes of a portable graph on this machine, all optimisations on; weights in `target`.data."""
+    options = session_options(1, optimise=True)
+    options.optimized_model_filepath = str(target)
+    for key, value in (("file_name", f"{target.name}.data"), ("min_size_in_bytes", "1024")):
+        options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def executed_operators(graph: Path | Graph) -> Counter[str]:
     """How often each operator really runs after ONNX Runtime's optimisations (QLinearConv is int8, Conv is fp32)."""
+    graph = graph if isinstance(graph, Graph) else Graph(graph)
     with TemporaryDirectory() as scratch:
-        optimised = Path(scratch) / "optimised.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(optimised)
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return Counter(node.op_type for node in onnx.load(str(optimised)).graph.node)
+        path = graph.path if graph.optimised else Path(scratch) / "optimised.onnx"
+        if not graph.optimised:
+            write_optimised(graph.path, path)
+        return Counter(node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model_export.errors import ExportError
-from model_export.runtime import open_session
 from shutterless.bundles import read_bundle
+from shutterless.classifier import open_session
 
 TEMPERATURE, SHARE = 2.0, 0.9
 
@@ -25,7 +25,7 @@ class Teacher:
             raise ExportError(f"The teacher {manifest.name} knows {len(manifest.labels)} labels that are not those of the "
                               f"{len(labels)} folders of pictures. Choose a teacher that was trained on the same classes.")
         self._side = manifest.input.side
-        self._session = open_session(read.folder / "model.onnx", torch.get_num_threads())
+        self._session = open_session(read, torch.get_num_threads())
         self._input = self._session.get_inputs()[0].name
 
     def logits(self, views: Tensor) -> Tensor:

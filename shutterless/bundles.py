@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shutterless.errors import BadBundle, NotFound
-from shutterless.manifests import BundleFile, Manifest, parse_manifest
+from shutterless.hardware import Machine, this_machine
+from shutterless.manifests import BundleFile, Manifest, OptimisedGraph, parse_manifest
 
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle whose files were checked. `sha256` is the digest of manifest.json, which holds those of all others."""
+    """A bundle whose files were checked. `sha256` is the digest of manifest.json, which holds those of all others;
+    `optimised` are the graphs that are opened on this machine in place of portable ones."""
 
     folder: Path
     manifest: Manifest
     sha256: str
+    optimised: tuple[OptimisedGraph, ...] = ()
+
+    def graph(self, portable: str = "model.onnx") -> tuple[str, bool]:
+        """The file to open for a portable graph, and whether it is optimised already."""
+        return next(((graph.graph, True) for graph in self.optimised if graph.of == portable), (portable, False))
+
+    @property
+    def needed(self) -> list[str]:
+        """The files that are opened on this machine."""
+        return self.manifest.needed(self.optimised)
 
 
-def read_bundle(folder: str | Path) -> Bundle:
-    """Read the manifest and check each file's length, then its digest. Raises BadBundle naming what differs."""
+def read_bundle(folder: str | Path, *, every_file: bool = False, machine: Machine | None = None) -> Bundle:
+    """Read the manifest, choose the graph for this machine (or `machine`), and check each file's length, then its digest.
+
+    Files that are not opened here, such as graphs for other machines, are checked with `every_file` only. Raises BadBundle
+    naming what differs.
+    """
     folder = Path(folder)
     try:
         text = (folder / MANIFEST).read_bytes()
@@ -31,9 +49,52 @@ def read_bundle(folder: str | Path) -> Bundle:
         raise BadBundle(f"Expected {MANIFEST} in the bundle {folder.name}, got none that can be read. "
                         "Give the folder of one version, such as models/eurosat-lite0/1.") from error
     manifest = parse_manifest(text)
-    for path, expected in manifest.files.items():
-        _check(folder / path, path, expected)
-    return Bundle(folder=folder, manifest=manifest, sha256=hashlib.sha256(text).hexdigest())
+    optimised = _chosen(manifest, machine or this_machine()) if manifest.optimised else ()
+    bundle = Bundle(folder=folder, manifest=manifest, sha256=hashlib.sha256(text).hexdigest(), optimised=optimised)
+    _check_files(bundle, manifest.files if every_file else bundle.needed)
+    return bundle
+
+
+def start_reading(folder: str | Path) -> Callable[[], Bundle]:
+    """Read a bundle in a thread of its own while this one imports what will open it; call what is returned to get it.
+
+    The call waits, and raises as read_bundle does.
+    """
+    outcome: list[Bundle | Exception] = []
+
+    def read() -> None:
+        try:
+            outcome.append(read_bundle(folder))
+        except Exception as error:  # raised where the bundle is asked for
+            outcome.append(error)
+
+    def wait() -> Bundle:
+        thread.join()
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+    thread = threading.Thread(target=read, name="bundle", daemon=True)
+    thread.start()
+    return wait
+
+
+def as_portable(bundle: Bundle) -> Bundle:
+    """The same bundle with its portable graphs, which are checked now. Raises BadBundle naming what differs."""
+    portable = replace(bundle, optimised=())
+    _check_files(portable, portable.needed)
+    return portable
+
+
+def _chosen(manifest: Manifest, machine: Machine) -> tuple[OptimisedGraph, ...]:
+    """The first graph that fits the machine, for each portable one."""
+    fitting = {graph.of: graph for graph in reversed(manifest.optimised) if machine.takes(graph)}
+    return tuple(fitting.values())
+
+
+def _check_files(bundle: Bundle, paths: Iterable[str]) -> None:
+    for path in paths:
+        _check(bundle.folder / path, path, bundle.manifest.files[path])
 
 
 def _check(file: Path, path: str, expected: BundleFile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from shutterless.bundles import Bundle
+from shutterless.bundles import Bundle, as_portable
 from shutterless.errors import BadBundle, BadRequest
 from shutterless.pictures import LIMITS, Limits, reading
 from shutterless.preprocessing import to_pixels
 
 TOP = 5
 LOG_ERRORS = 3  # onnxruntime's severity
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ class Classifier:
         started = time.perf_counter()
         self.bundle = bundle
         self.manifest = bundle.manifest
-        self._session = _open_session(bundle, threads)
+        self._session = open_session(bundle, threads)
         self._input, self._output = _check_graph(self._session, bundle)
         self._first = threading.Lock()  # taken by the first answer and never given back
         self.model_load_s = time.perf_counter() - started
@@ -161,16 +164,39 @@ def energy(logits: NDArray[np.float64]) -> float:
     return float(highest + np.log(np.exp(logits - highest).sum()))
 
 
-def _open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
+def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
+    """The graph that was optimised for this machine, as it is, or else the portable one, optimised now.
+
+    Raises BadBundle when the portable one cannot be opened either.
+    """
+    path, optimised = bundle.graph()
+    try:
+        return _session(bundle, path, session_options(threads, optimise=not optimised))
+    except BadBundle:
+        if not optimised:
+            raise
+    log.warning("%s of %s cannot be opened here, though it was made for such machines; the portable graph answers.", path,
+                bundle.manifest.name)
+    return open_session(as_portable(bundle), threads)
+
+
+def session_options(threads: int, *, optimise: bool) -> onnxruntime.SessionOptions:
+    """As every door sets them: `threads` that wait asleep, since cores are shared."""
+    levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = LOG_ERRORS
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waits asleep: cores are shared
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(bundle: Bundle, path: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(bundle.folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(bundle.folder / path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no other common base
-        raise BadBundle(f"model.onnx: expected a graph for onnxruntime {onnxruntime.__version__}, got one that it "
+        raise BadBundle(f"{path}: expected a graph for onnxruntime {onnxruntime.__version__}, got one that it "
                         "cannot open. Export the bundle again.") from error
 
 
@@ -178,15 +204,15 @@ def _check_graph(session: onnxruntime.InferenceSession, bundle: Bundle) -> tuple
     """Names of the graph's input and output, which must be what the manifest promises."""
     side, classes = bundle.manifest.input.side, len(bundle.manifest.labels)
     pictures, logits = session.get_inputs(), session.get_outputs()
-    _expect("input", pictures, "tensor(uint8)", [side, side, 3])
-    _expect("output", logits, "tensor(float)", [classes])
+    _expect(bundle, "input", pictures, "tensor(uint8)", [side, side, 3])
+    _expect(bundle, "output", logits, "tensor(float)", [classes])
     return pictures[0].name, logits[0].name
 
 
-def _expect(what: str, ports: list[Any], kind: str, shape: list[int]) -> None:
+def _expect(bundle: Bundle, what: str, ports: list[Any], kind: str, shape: list[int]) -> None:
     """One port of any name; its first dimension, the batch, is free, the others are as given."""
     got = [(port.type, port.shape) for port in ports]
     fits = len(ports) == 1 and ports[0].type == kind and ports[0].shape[1:] == shape
     if not fits or isinstance(ports[0].shape[0], int):
-        raise BadBundle(f"model.onnx: expected one {what} {kind} of shape {['N', *shape]}, as the manifest says, got "
-                        f"{got}. Export the bundle again.")
+        raise BadBundle(f"{bundle.graph()[0]}: expected one {what} {kind} of shape {['N', *shape]}, as the manifest says, "
+                        f"got {got}. Export the bundle again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -62,6 +63,22 @@ class BundleFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimisedGraph:
+    """A graph that onnxruntime `ort` optimised for one class of machines, opened there in place of `of`, a portable one.
+
+    weights: the files that it maps. system: such as linux-x86_64. cpu: features that the machine must have (true) or must
+    not have (false): a graph laid out for other vectors than the machine's gives wrong answers, not errors.
+    """
+
+    of: str
+    graph: str
+    weights: tuple[str, ...]
+    ort: str
+    system: str
+    cpu: dict[str, bool]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One model, one version. `temperature` divides the logits before softmax; `ood_threshold` is the lowest energy
     score, in nats, of a picture that counts as in distribution (None: never measured)."""
@@ -76,12 +93,31 @@ class Manifest:
     precision: str
     temperature: float = 1.0
     ood_threshold: float | None = None
+    optimised: tuple[OptimisedGraph, ...] = ()
     source: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+
+    def needed(self, optimised: Iterable[OptimisedGraph] = ()) -> list[str]:
+        """The files that are opened when `optimised` take the place of their portable graphs.
+
+        A portable graph may keep its weights beside it, as ONNX's tools do: model.onnx in model.onnx.data.
+        """
+        chosen = {graph.of: graph for graph in optimised}
+        portable = [path for path in FILES[self.task] if path.endswith(".onnx")]
+        apart = {*portable, *map(weights_of, portable)}.union(*((graph.graph, *graph.weights) for graph in self.optimised))
+        opened = {path for path in self.files if path not in apart}
+        for path in portable:
+            opened.update((chosen[path].graph, *chosen[path].weights) if path in chosen else (path, weights_of(path)))
+        return [path for path in self.files if path in opened]
 
     def to_json(self) -> str:
         """The text of `manifest.json`: stable order, so that equal bundles have equal bytes."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def weights_of(graph: str) -> str:
+    """Where a graph's own weights are, if they are not in it."""
+    return f"{graph}.data"
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
@@ -92,7 +128,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
         raise BadBundle("manifest.json is not valid JSON. Export the bundle again, or download it whole.") from error
     _expect(isinstance(fields, dict), "the document", "an object", fields)
     known = set(Manifest.__dataclass_fields__)
-    required = known - {"temperature", "ood_threshold", "source", "report"}
+    required = known - {"temperature", "ood_threshold", "optimised", "source", "report"}
     missing, unknown = sorted(required - set(fields)), sorted(set(fields) - known)
     if missing or unknown:
         raise BadBundle(f"manifest.json: missing fields {missing or 'none'}, unknown fields {unknown or 'none'}. "
@@ -108,8 +144,9 @@ def parse_manifest(text: str | bytes) -> Manifest:
     _expect(threshold is None or _is_number(threshold), "ood_threshold", "a number or null", threshold)
     for name in ("source", "report"):
         _expect(isinstance(fields.get(name, {}), dict), name, "an object", fields.get(name))
-    return Manifest(**fields | {"files": _files(fields["files"], fields["task"]), "labels": _labels(fields["labels"]),
-                                "input": _input(fields["input"])})
+    files = _files(fields["files"], fields["task"])
+    return Manifest(**fields | {"files": files, "labels": _labels(fields["labels"]), "input": _input(fields["input"]),
+                                "optimised": _optimised(fields.get("optimised", []), files, FILES[fields["task"]])})
 
 
 def _files(files: Any, task: str) -> dict[str, BundleFile]:
@@ -123,6 +160,23 @@ def _files(files: Any, task: str) -> dict[str, BundleFile]:
     for path in FILES[task]:
         _expect(path in files, "files", f"an entry for {path}, which task {task} needs", sorted(files))
     return {path: BundleFile(**entry) for path, entry in files.items()}
+
+
+def _optimised(entries: Any, files: dict[str, BundleFile], portable: tuple[str, ...]) -> tuple[OptimisedGraph, ...]:
+    known = sorted(OptimisedGraph.__dataclass_fields__)
+    _expect(isinstance(entries, list), "optimised", "a list of graphs", entries)
+    for entry in entries:
+        _expect(isinstance(entry, dict) and sorted(entry) == known, "optimised", f"graphs with {', '.join(known)}", entry)
+        _expect(entry["of"] in portable and entry["of"].endswith(".onnx"), "optimised.of", "a graph of this task", entry["of"])
+        _expect(isinstance(entry["weights"], list), "optimised.weights", "a list of files", entry["weights"])
+        for path in (entry["graph"], *entry["weights"]):
+            _expect(isinstance(path, str) and path in files, "optimised", "files of this bundle", path)
+        _expect(entry["graph"] not in portable, "optimised.graph", "another file than the portable graph", entry["graph"])
+        for name in ("ort", "system"):
+            _expect(isinstance(entry[name], str) and entry[name], f"optimised.{name}", "a text", entry[name])
+        fits = isinstance(entry["cpu"], dict) and all(isinstance(there, bool) for there in entry["cpu"].values())
+        _expect(fits, "optimised.cpu", "features with true or false", entry["cpu"])
+    return tuple(OptimisedGraph(**entry | {"weights": tuple(entry["weights"])}) for entry in entries)
 
 
 def _labels(labels: Any) -> tuple[str, ...]:

@@ -312,3 +312,50 @@ def bucket(s3: FaultyS3, boto_session) -> str:
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     client.close()
     return name
+# Another one, with convolutions: weights beside the graph, and optimised for the machine that runs the tests.
+
+@pytest.fixture(scope="session")
+def fast_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of tiles/1: 32 px, labels a, b and c. Do not write into it."""
+    from model_export.optimise import bundle_files, optimise, pack
+    from shutterless.manifests import InputSpec, Manifest
+
+    folder = tmp_path_factory.mktemp("fast") / "tiles" / "1"
+    folder.mkdir(parents=True)
+    (folder / "plain.onnx").write_bytes(convolutional_model(32))
+    pack(folder / "plain.onnx", folder / "model.onnx")
+    (folder / "plain.onnx").unlink()
+    optimised = optimise(folder / "model.onnx")
+    assert optimised is not None
+    manifest = Manifest(name="tiles", version="1", task="classify", labels=("a", "b", "c"), input=InputSpec(size=32), opset=17,
+                        files=bundle_files(folder), precision="fp32", optimised=(optimised,))
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return folder
+
+
+def convolutional_model(side: int) -> bytes:
+    """uint8 (N, side, side, 3) -> logits float (N, 3), through two convolutions whose weights are drawn by lot."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    shapes = {"first": (32, 3, 3, 3), "first_bias": (32,), "second": (64, 32, 3, 3), "second_bias": (64,), "last": (64, 3)}
+    tensors = [numpy_helper.from_array(random.normal(0, 0.1, shape).astype(np.float32), name) for name, shape in shapes.items()]
+    tensors.append(numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"))
+    nodes = [helper.make_node("Transpose", ["pictures"], ["channels"], perm=[0, 3, 1, 2]),
+             helper.make_node("Cast", ["channels"], ["floats"], to=TensorProto.FLOAT),
+             helper.make_node("Mul", ["floats", "scale"], ["scaled"]),
+             helper.make_node("Conv", ["scaled", "first", "first_bias"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2]),
+             helper.make_node("Relu", ["a"], ["b"]),
+             helper.make_node("Conv", ["b", "second", "second_bias"], ["c"], pads=[1, 1, 1, 1]),
+             helper.make_node("Relu", ["c"], ["d"]),
+             helper.make_node("GlobalAveragePool", ["d"], ["e"]),
+             helper.make_node("Flatten", ["e"], ["f"]),
+             helper.make_node("MatMul", ["f", "last"], ["logits"], doc_string="written by a tool")]
+    graph = helper.make_graph(
+        nodes, "drawn by lot",
+        [helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["N", side, side, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content

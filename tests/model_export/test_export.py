@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -58,10 +59,53 @@ def test_convolutions_really_run_in_int8(bundle: Path):
     assert "BatchNormalization" not in operators
 
 
+def test_an_int8_bundle_holds_its_weights_once_and_opens_what_was_optimised_here(bundle: Path):
+    from shutterless.bundles import read_bundle
+
+    read = read_bundle(bundle, every_file=True)
+    (graph,) = read.manifest.optimised
+    assert read.graph() == (graph.graph, True)
+    assert graph.weights == ("model.onnx.data",)
+    assert sum(file.bytes for file in read.manifest.files.values()) < 1.1 * (bundle / "model.onnx.data").stat().st_size + 300_000
+
+
+def test_the_optimised_graph_answers_real_pictures_bit_for_bit_like_the_portable_one(bundle: Path, class_folders: Path):
+    from shutterless.bundles import as_portable, read_bundle
+    from shutterless.classifier import Classifier
+
+    read = read_bundle(bundle)
+    fast, portable = Classifier(read), Classifier(as_portable(read))
+    pixels = np.stack([fast.pixels(path.read_bytes()) for path in sorted(class_folders.rglob("*.png"))])
+    assert np.array_equal(fast.classify(pixels), portable.classify(pixels))
+
+
+def test_the_report_card_says_how_far_each_graph_is_from_torch(bundle: Path):
+    card = (bundle / "report.md").read_text()
+    assert "## Does it answer like torch?" in card
+    for graph in ("fp32, before anything else", "fp32, as it is judged", "int8, as it is judged"):
+        assert f"| {graph} | " in card
+    agreement = json.loads((bundle / "manifest.json").read_text())["report"]["agreement"]
+    assert agreement["fp32"]["n"] == agreement["int8"]["n"] == 24
+    assert agreement["fp32"]["logits_difference"] < agreement["int8"]["logits_difference"]
+
+
+def test_the_report_card_says_what_runs_in_int8_and_what_opening_costs(bundle: Path):
+    card = (bundle / "report.md").read_text()
+    assert re.search(r"\| int8 \| 20 QLinearConv, ", card)
+    for row in ('plain InferenceSession("model.onnx")', "model.onnx, as the doors open it", "optimised graph"):
+        assert f"| session open, {row} | " in card
+    assert "which answers bit for bit like model.onnx on 24 pictures" in card
+
+
 def test_the_report_card_is_kept_with_the_model(bundle: Path):
     assert "top-1, int8" in (bundle / "report.md").read_text()
     assert (bundle / "report.html").read_text().count("<svg") == 3
-    assert sorted(p.name for p in bundle.iterdir()) == ["manifest.json", "model.onnx", "report.html", "report.md"]
+    card = (bundle / "report.md").read_text()
+    plots = [bundle / place for place in re.findall(r"!\[.+\]\((.+)\)", card)]
+    assert len(plots) == 3
+    assert all(plot.read_text().startswith("<svg") for plot in plots)
+    assert sorted(p.name for p in bundle.iterdir() if ".ort-" not in p.name) == [
+        "manifest.json", "model.onnx", "model.onnx.data", "plots", "report.html", "report.md"]
 
 
 def test_a_version_never_changes(bundle: Path, run: Path):

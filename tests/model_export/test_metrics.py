@@ -62,3 +62,12 @@ def test_auroc_is_one_when_apart_half_when_mixed_and_counts_ties_half():
     assert metrics.auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
     assert metrics.auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0])) == 0
     assert metrics.auroc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+
+
+def test_the_interval_of_an_auroc_narrows_with_more_cases_and_stays_within_one():
+    low, high = metrics.auroc_interval(0.9, 51, 58)  # Hanley and McNeil's standard error is 0.03 there
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.03, rel=0.1)
+    wide = metrics.auroc_interval(0.958, 20, 20)
+    narrow = metrics.auroc_interval(0.958, 2000, 2000)
+    assert wide[0] < narrow[0] < 0.958 < narrow[1] < wide[1] <= 1
+    assert metrics.auroc_interval(1.0, 10, 10) == (1.0, 1.0)

@@ -48,6 +48,13 @@ def test_a_published_bundle_is_in_s3_byte_for_byte(s3, bucket: str, bundle_folde
     assert hashlib.sha256(stored).hexdigest() == bundle.manifest.files["model.onnx"].sha256
 
 
+def test_graphs_for_every_machine_are_published(s3, bucket: str, fast_bundle: Path):
+    bundle = read_bundle(fast_bundle)
+    publish(bundle, f"s3://{bucket}", client=s3)
+    assert {key.rpartition("/")[2] for key in _keys(s3, bucket)} == {"manifest.json", *bundle.manifest.files}
+    assert len(bundle.manifest.files) == 4 > len(bundle.needed)
+
+
 def test_publishing_twice_uploads_once(s3, bucket: str, bundle_folder: Path):
     bundle = read_bundle(bundle_folder)
     assert publish(bundle, f"s3://{bucket}", client=s3).uploaded == 2

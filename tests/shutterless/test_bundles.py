@@ -1,11 +1,16 @@
 import hashlib
+import json
 import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
-from shutterless.bundles import find_bundle, list_bundles, read_bundle
+from shutterless.bundles import as_portable, find_bundle, list_bundles, read_bundle, start_reading
 from shutterless.errors import BadBundle, NotFound
+from shutterless.hardware import this_machine
 
 
 @pytest.fixture
@@ -43,6 +48,91 @@ def test_a_missing_file_is_named(copy):
 def test_a_folder_without_manifest_is_no_bundle(tmp_path):
     with pytest.raises(BadBundle, match=r"manifest\.json.*Give the folder"):
         read_bundle(tmp_path)
+
+
+# A bundle with a graph that was optimised for some machines.
+
+@pytest.fixture
+def fast(fast_bundle, tmp_path):
+    """One that may be damaged."""
+    return shutil.copytree(fast_bundle, tmp_path / "tiles" / "1")
+
+
+def spoil(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+ELSEWHERE = replace(this_machine(), ort="1.0.0")
+
+
+def test_the_optimised_graph_is_opened_where_it_was_made(fast_bundle):
+    bundle = read_bundle(fast_bundle)
+    (graph,) = bundle.manifest.optimised
+    assert bundle.graph() == (graph.graph, True)
+    assert set(bundle.needed) == {graph.graph, *graph.weights}
+
+
+@pytest.mark.parametrize("other", [{"ort": "1.0.0"}, {"system": "linux-sparc"}, {"system": "linux-sparc", "cpu": None}])
+def test_elsewhere_the_portable_graph_is_opened(fast_bundle, other):
+    bundle = read_bundle(fast_bundle, machine=replace(this_machine(), **other))
+    assert bundle.graph() == ("model.onnx", False)
+    assert bundle.needed == ["model.onnx", "model.onnx.data"]
+
+
+def test_a_bundle_without_optimised_graphs_is_read_as_ever(bundle_folder):
+    bundle = read_bundle(bundle_folder)
+    assert (bundle.optimised, bundle.graph(), bundle.needed) == ((), ("model.onnx", False), ["model.onnx"])
+
+
+def test_of_several_graphs_the_first_that_fits_is_opened(fast):
+    document = json.loads((fast / "manifest.json").read_text())
+    (graph,) = document["optimised"]
+    document["files"]["newer.onnx"] = document["files"]["also.onnx"] = document["files"][graph["graph"]]
+    document["optimised"] = [graph | {"ort": "1.99.0", "graph": "newer.onnx"}, graph, graph | {"graph": "also.onnx"}]
+    (fast / "manifest.json").write_text(json.dumps(document))
+    assert read_bundle(fast).graph() == (graph["graph"], True)
+
+
+@pytest.mark.parametrize("damage", [spoil, os.remove])
+@pytest.mark.parametrize("suffix", ["onnx", "data"])
+def test_a_damaged_optimised_graph_is_refused_where_it_would_be_opened(fast, damage, suffix):
+    (file,) = fast.glob(f"*.ort-*.{suffix}")
+    damage(file)
+    with pytest.raises(BadBundle, match=rf"{file.name}: expected .*, got"):
+        read_bundle(fast)
+    with pytest.raises(BadBundle, match=file.name):
+        read_bundle(fast, every_file=True, machine=ELSEWHERE)
+    assert read_bundle(fast, machine=ELSEWHERE).graph() == ("model.onnx", False)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
+def test_a_damaged_portable_graph_is_refused_where_it_would_be_opened(fast, name):
+    spoil(fast / name)
+    bundle = read_bundle(fast)
+    for refused in (lambda: read_bundle(fast, machine=ELSEWHERE), lambda: as_portable(bundle),
+                    lambda: read_bundle(fast, every_file=True)):
+        with pytest.raises(BadBundle, match=rf"{name}: expected sha256"):
+            refused()
+
+
+def test_reading_in_the_background_gives_the_same_bundle(fast_bundle):
+    assert start_reading(fast_bundle)() == read_bundle(fast_bundle)
+
+
+def test_an_error_in_the_background_is_raised_where_the_bundle_is_asked_for(copy):
+    spoil(copy / "model.onnx")
+    wait = start_reading(copy)
+    for _ in range(2):
+        with pytest.raises(BadBundle, match=r"model\.onnx: expected sha256"):
+            wait()
+
+
+def test_a_bundle_is_read_before_anything_heavy_is_imported(fast_bundle):
+    code = f"import sys; from shutterless.bundles import read_bundle; read_bundle({str(fast_bundle)!r}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"numpy", "onnxruntime", "PIL"} & set(done.stdout.split()) == set()
 
 
 @pytest.fixture

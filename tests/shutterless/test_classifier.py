@@ -1,13 +1,15 @@
 """Against a real graph in the real onnxruntime: it names the strongest colour of a picture."""
 
+import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from shutterless.bundles import read_bundle
+from shutterless.bundles import as_portable, read_bundle
 from shutterless.classifier import Classifier, energy, softmax
 from shutterless.errors import BadBundle, BadPicture, BadRequest, TooLarge
 from shutterless.pictures import Limits
@@ -156,3 +158,62 @@ def test_a_graph_that_contradicts_its_manifest_is_refused(manifest, classifier_w
 def test_a_graph_that_onnxruntime_cannot_open_is_refused(classifier_with):
     with pytest.raises(BadBundle, match=r"model\.onnx: expected a graph for onnxruntime"):
         classifier_with(model=b"not a graph")
+
+
+# The graph that was optimised for this machine.
+
+@pytest.fixture
+def pixels(draw):
+    """uint8 (12, 32, 32, 3)."""
+    return np.stack([np.asarray(draw((32, 32), seed)) for seed in range(12)])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 5, 12])
+def test_the_optimised_graph_answers_bit_for_bit_like_the_portable_one(fast_bundle, pixels, threads, batch):
+    bundle = read_bundle(fast_bundle)
+    assert bundle.graph()[1]
+    fast, portable = Classifier(bundle, threads), Classifier(as_portable(bundle), threads)
+    assert np.array_equal(fast.classify(pixels[:batch]), portable.classify(pixels[:batch]))
+    assert fast.model == portable.model
+
+
+def test_threads_share_the_optimised_graph(fast_bundle, pixels):
+    classifier = Classifier(read_bundle(fast_bundle))
+    expected = [classifier.classify(one[np.newaxis]) for one in pixels]
+    with ThreadPoolExecutor(6) as pool:
+        got = list(pool.map(lambda one: classifier.classify(one[np.newaxis]), np.repeat(pixels, 10, axis=0)))
+    assert np.array_equal(np.concatenate(got), np.repeat(np.concatenate(expected), 10, axis=0))
+
+
+def test_sessions_opened_at_the_same_time_map_the_same_weights(fast_bundle, pixels):
+    bundle = read_bundle(fast_bundle)
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda _: Classifier(bundle).classify(pixels), range(8)))
+    assert all(np.array_equal(logits, got[0]) for logits in got)
+
+
+@pytest.fixture
+def unopenable(fast_bundle, tmp_path):
+    """A bundle whose optimised graph has the right digest, and is none for the onnxruntime that is here."""
+    folder = shutil.copytree(fast_bundle, tmp_path / "tiles" / "1")
+    document = json.loads((folder / "manifest.json").read_text())
+    name, content = document["optimised"][0]["graph"], b"made by another build of that version"
+    (folder / name).write_bytes(content)
+    document["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (folder / "manifest.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_where_the_optimised_graph_cannot_be_opened_the_portable_one_answers(unopenable, fast_bundle, pixels, caplog):
+    classifier = Classifier(read_bundle(unopenable))
+    assert np.array_equal(classifier.classify(pixels), Classifier(read_bundle(fast_bundle)).classify(pixels))
+    assert "the portable graph answers" in caplog.text
+
+
+def test_the_portable_graph_is_checked_before_it_answers_instead(unopenable):
+    bundle = read_bundle(unopenable)
+    with (unopenable / "model.onnx.data").open("r+b") as file:
+        file.write(b"other weights")
+    with pytest.raises(BadBundle, match=r"model\.onnx\.data: expected sha256"):
+        Classifier(bundle)

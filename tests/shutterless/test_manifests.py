@@ -3,13 +3,20 @@ import json
 import pytest
 
 from shutterless.errors import BadBundle
-from shutterless.manifests import InputSpec, parse_manifest
+from shutterless.manifests import InputSpec, OptimisedGraph, parse_manifest
 
 FILE = {"sha256": "0" * 64, "bytes": 1}
 GOOD = {"name": "colours", "version": "1", "task": "classify", "files": {"model.onnx": FILE},
         "labels": ["red", "green"],
         "input": {"size": 64, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, "opset": 17, "precision": "int8",
         "temperature": 1.5, "ood_threshold": -2.5, "source": {"licence": "MIT"}, "report": {"accuracy": 0.99}}
+
+
+OPTIMISED = {"of": "model.onnx", "graph": "fast.onnx", "weights": ["model.onnx.data"], "ort": "1.31.1", "system": "linux-x86_64",
+             "cpu": {"avx512f": True}}
+NAMES = ("model.onnx", "model.onnx.data", "fast.onnx", "slow.onnx", "slow.onnx.data", "labels.txt")
+FAST = {"files": dict.fromkeys(NAMES, FILE),
+        "optimised": [OPTIMISED, OPTIMISED | {"graph": "slow.onnx", "weights": ["slow.onnx.data"], "cpu": {}}]}
 
 
 def parse(**changed):
@@ -50,6 +57,35 @@ def test_temperature_threshold_source_and_report_may_be_left_out():
 def test_a_field_that_does_not_fit_is_named_with_a_remedy(field, value):
     with pytest.raises(BadBundle, match=rf"manifest.json: {field}.*expected .*, got .*\. [A-Z]"):
         parse(**{field: value})
+
+
+def test_optimised_graphs_are_read_and_written_back():
+    manifest = parse(**FAST)
+    assert manifest.optimised[0] == OptimisedGraph(**OPTIMISED | {"weights": ("model.onnx.data",)})
+    assert parse_manifest(manifest.to_json()) == manifest
+    assert parse().optimised == ()
+
+
+def test_what_is_needed_are_the_files_of_the_graphs_that_are_opened_and_what_belongs_to_none():
+    manifest = parse(**FAST)
+    assert manifest.needed() == ["model.onnx", "model.onnx.data", "labels.txt"]
+    assert manifest.needed(manifest.optimised[:1]) == ["model.onnx.data", "fast.onnx", "labels.txt"]
+    assert manifest.needed(manifest.optimised[1:]) == ["slow.onnx", "slow.onnx.data", "labels.txt"]
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("of", "fast.onnx"), ("of", None), ("of", ["model.onnx"]), ("graph", "absent.onnx"), ("graph", "model.onnx"), ("graph", 1),
+    ("graph", ["fast.onnx"]), ("weights", "model.onnx.data"), ("weights", ["absent"]), ("weights", [[]]), ("ort", ""),
+    ("ort", 1.31), ("system", None), ("cpu", ["avx512f"]), ("cpu", {"avx512f": 1})])
+def test_an_optimised_graph_that_does_not_fit_is_refused(field, value):
+    with pytest.raises(BadBundle, match=r"manifest.json: optimised.*expected .*, got .*\. [A-Z]"):
+        parse(**FAST | {"optimised": [OPTIMISED | {field: value}]})
+
+
+@pytest.mark.parametrize("value", [{}, [[]], ["fast.onnx"], [{}], [OPTIMISED | {"speed": 9}]])
+def test_optimised_must_be_a_list_of_whole_graphs(value):
+    with pytest.raises(BadBundle, match=r"manifest.json: optimised: expected"):
+        parse(**FAST | {"optimised": value})
 
 
 @pytest.mark.parametrize("text", ["", "{", "\xff", '{"temperature": NaN}', "[" * 100_000])

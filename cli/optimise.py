@@ -1,0 +1,45 @@
+"""Add a graph that opens fast on machines like this one.
+
+onnxruntime's optimisation is done once, now, and kept in the bundle beside the portable graph, for its version and for what
+this CPU can do; every other machine goes on with the portable one. A version never changes, so the bundle becomes a
+new version, beside the old. Run it on each kind of machine that is to serve: a bundle may hold several.
+
+examples:
+  shutterless optimise roofs
+  shutterless optimise roofs/2 --version 2-graviton
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from cli.environment import bundle_folder, read_settings
+
+if TYPE_CHECKING:
+    from shutterless.manifests import BundleFile
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The bundle, and the version that it becomes."""
+    parser.add_argument("model", metavar="MODEL", help="NAME (its newest version), NAME/VERSION, or a folder")
+    parser.add_argument("--version", help="of the bundle with the new graph (default: the next number)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the new version, and say what it cost."""
+    from model_export.optimise import add
+    from shutterless.bundles import read_bundle
+
+    before = read_bundle(bundle_folder(read_settings(model=arguments.model)), every_file=True)
+    after = read_bundle(add(before, arguments.version))
+    graph = after.manifest.optimised[-1]
+    more_mb = (_size(after.manifest.files) - _size(before.manifest.files)) / 1e6
+    cpu = ", ".join(name if there else f"no {name}" for name, there in graph.cpu.items()) or "any CPU"
+    print(f"{graph.graph}: for {graph.system}, {cpu}, onnxruntime {graph.ort}; answers bit for bit like {graph.of}\n"
+          f"{after.manifest.name}/{after.manifest.version}: {more_mb:.1f} MB more than version {before.manifest.version}")
+    return 0
+
+
+def _size(files: dict[str, BundleFile]) -> int:
+    return sum(file.bytes for file in files.values())
