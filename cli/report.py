@@ -27,16 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Judge, and write report.html and report.md."""
     from model_export.errors import ExportError
-    from model_export.export import PARITY_PICTURES, sample, source_pixels, write_card
-    from model_export.judge import judge, judge_outliers, judge_speed
+    from model_export.export import PARITY_PICTURES, judge_pictures, sample, source_pixels, write_card
+    from model_export.judge import judge_outliers, judge_speed
     from model_export.parity import check_parity
 
     source = read_source(arguments)
     if source.pictures is None:
-        raise ExportError("A report needs labelled pictures. Give a folder of class folders: --data FOLDER.")
+        raise ExportError("A report needs pictures. Give a folder of class folders, --data FOLDER, or any: --calibration FOLDER.")
     pixels, final = source_pixels(source, PREPARED), arguments.int8 or arguments.graph
     parity = check_parity(source.model, source.spec, arguments.graph, pixels[sample(source, "test", PARITY_PICTURES)])
-    judgement = judge(source, pixels, arguments.graph, final)
+    judgement = judge_pictures(source, pixels, arguments.graph, final)
     if arguments.outliers:
         judge_outliers(judgement, source, pixels, final, arguments.outliers)
     judge_speed(judgement, final, source.spec.side)

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export import report
+from model_export.agreement import MOST_COMPARED, judge_agreement
 from model_export.datasets import prepare
 from model_export.errors import ExportError
 from model_export.graph import opset, write_graph
 from model_export.judge import Judgement, judge, judge_outliers, judge_speed
 from model_export.parity import Parity, check_parity
-from model_export.quantize import quantize
+from model_export.quantize import Unproven, quantize
 from model_export.report import Section
 from model_export.source import Source
+from model_export.watched import Advance, watched
 from shutterless.manifests import BundleFile, Manifest, is_slug, parse_manifest
 
 PARITY_PICTURES, CALIBRATION_PICTURES = 256, 2048
@@ -29,11 +31,13 @@ Step = Callable[[str], object]
 
 
 def export(source: Source, *, name: str, version: str, models: Path, prepared: Path, precision: str | None = None,
-           method: str = "minmax", outliers: str | None = None, step: Step = lambda sentence: None) -> Path:
+           method: str = "minmax", outliers: str | None = None, step: Step = lambda sentence: None,
+           advance: Advance = lambda n, total: None) -> Path:
     """Write and verify the bundle `models/<name>/<version>/`; returns its folder.
 
-    precision: "int8" or "fp32"; None takes int8 where there are pictures to calibrate on. `outliers`: pictures of another
-    kind, to measure how well `in_distribution` tells them apart. `step` is told each step in a sentence.
+    precision: "int8" or "fp32"; None takes int8 where there are pictures to calibrate on, and fp32 where these cannot vouch
+    for int8. `outliers`: pictures of another kind, to measure how well `in_distribution` tells them apart. `step` is told
+    each step in a sentence, `advance` how many of how many pictures that step was just given.
     Raises ExportError, and leaves nothing behind, when a step refuses the model or that version exists.
     """
     for kind, value in (("name", name), ("version", version)):
@@ -42,15 +46,14 @@ def export(source: Source, *, name: str, version: str, models: Path, prepared: P
     target = models / name / version
     if target.exists():
         raise ExportError(f"{name}/{version} exists, and a version never changes. Give another: --version.")
-    precision = precision or ("int8" if source.pictures else "fp32")
     if precision == "int8" and not source.pictures:
-        raise ExportError("int8 needs pictures to calibrate on. Give a folder of class folders, --data FOLDER, or choose "
+        raise ExportError("int8 needs pictures to calibrate on. Give a folder or zip of them, --calibration FOLDER, or choose "
                           "--precision fp32.")
     unfinished = target.with_name(f".{version}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        _fill(source, unfinished, name, version, precision, prepared, method, outliers, step)
+        _fill(source, unfinished, name, version, precision, prepared, method, outliers, step, advance)
         unfinished.rename(target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -60,8 +63,8 @@ def export(source: Source, *, name: str, version: str, models: Path, prepared: P
     return target
 
 
-def _fill(source: Source, folder: Path, name: str, version: str, precision: str, prepared: Path, method: str,
-          outliers: str | None, step: Step) -> None:
+def _fill(source: Source, folder: Path, name: str, version: str, precision: str | None, prepared: Path, method: str,
+          outliers: str | None, step: Step, advance: Advance) -> None:
     """Every step in order; what is only needed on the way is removed at the end."""
     fp32, final = folder / "fp32.onnx", folder / "model.onnx"
     step("graph: writing ONNX")
@@ -69,24 +72,44 @@ def _fill(source: Source, folder: Path, name: str, version: str, precision: str,
     pixels = source_pixels(source, prepared)
     step("parity: asking torch and ONNX the same")
     parity = check_parity(source.model, source.spec, fp32, pixels[sample(source, "test", PARITY_PICTURES)])
-    if precision == "int8":
+    judgement, refusal = None, ""
+    if source.pictures and precision != "fp32":
         step("quantize: calibrating int8")
-        quantize(fp32, final, pixels[sample(source, "train", CALIBRATION_PICTURES)], method=method)
-    else:
+        quantize(fp32, final, pixels[sample(source, "train", CALIBRATION_PICTURES)], method=method, advance=advance)
+        step("report: judging int8")
+        try:
+            judgement = judge_pictures(source, pixels, fp32, final, precision, advance)
+        except Unproven as doubt:
+            if precision == "int8":
+                raise
+            refusal = str(doubt)
+            step(f"this bundle is fp32, since {refusal}")
+    if judgement is None:
         fp32 = fp32.rename(final)
-    judgement = Judgement()
-    if source.pictures:
-        step("report: judging on unseen pictures" if source.unseen else "report: judging on the pictures given")
-        judgement = judge(source, pixels, fp32, final)
+        step("report: judging fp32" if source.pictures else "no pictures were given: fp32 only, and its accuracy is not known")
+        judgement = judge_pictures(source, pixels, final, final, precision, advance) if source.pictures else Judgement()
+    if refusal:
+        judgement.rows.insert(0, ("why it is fp32", refusal))
     if source.pictures and outliers:
         step("report: asking about pictures of another kind")
         judge_outliers(judgement, source, pixels, final, outliers)
     step("report: timing")
     judge_speed(judgement, final, source.spec.side)
-    write_manifest(source, folder, name, version, precision, parity, judgement)
+    write_manifest(source, folder, name, version, "int8" if fp32 != final else "fp32", parity, judgement)
     write_card(source, folder, f"{name} {version}: report card", parity, judgement)
     if fp32 != final:
         fp32.unlink()
+
+
+def judge_pictures(source: Source, pixels: Pixels, fp32: Path, final: Path, precision: str | None = None,
+                   advance: Advance = lambda n, total: None) -> Judgement:
+    """By accuracy where the source's pictures have labels, else by agreement with the network."""
+    n = {part: len(indices) for part, indices in source.parts.items()}
+    if source.labelled:  # torch, fp32 and int8 on test, both graphs on val and test, the last one on val
+        total = 2 * n["test"] + n["val"] + (3 * n["test"] + 2 * n["val"] if final != fp32 else 0)
+        return judge(source, watched(pixels, total, advance), fp32, final)
+    total = 2 * min(n["test"], MOST_COMPARED) + n["val"]
+    return judge_agreement(source, watched(pixels, total, advance), final, int8=final != fp32, insisted=precision == "int8")
 
 
 def source_pixels(source: Source, prepared: Path) -> Pixels:
@@ -119,14 +142,18 @@ def write_manifest(source: Source, folder: Path, name: str, version: str, precis
 
 def write_card(source: Source, folder: Path, title: str, parity: Parity, judgement: Judgement) -> None:
     """Write the report card into `folder`."""
-    rows = [("", ""), ("torch against ONNX fp32", f"top-1 equal on {parity.top1_agreement:.0%} of {parity.n}; largest "
-                       f"difference of a confidence {parity.confidence_difference:.1e}"), *judgement.rows]
+    rows = [("", ""), *source.notes,
+            ("torch against ONNX fp32", f"top-1 equal on {parity.top1_agreement:.0%} of {parity.n}; largest "
+             f"difference of a confidence {parity.confidence_difference:.1e}"), *judgement.rows]
     report.write(folder, title, [Section("In short", _standing(source), table=list(rows)), *judgement.sections])
 
 
 def _standing(source: Source) -> str:
     if not source.pictures:
         return "No pictures were given: nothing is known of its accuracy, and it is fp32."
+    if not source.labelled:
+        return (f"{source.arch}, {len(source.labels)} labels. The pictures given have no labels: what is known is whether it "
+                "answers like the trained network, not how often that is right.")
     whose = ("on pictures that were kept from training" if source.unseen else
              "on the pictures given; whether the model was trained on them only its author knows")
     return f"{source.arch}, {len(source.labels)} labels. Figures stand {whose}."
