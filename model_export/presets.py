@@ -122,10 +122,10 @@ def _completed(typed: Typed, known: Preprocessing) -> Preprocessing:
         raise ExportError("--mean and --std belong together: with one of them, the other would be a guess. Give both.")
     base = known.spec
     size, resize, crop = base.size, base.resize, base.crop
-    if typed.size or typed.resize or typed.crop:
-        size = typed.size or base.side
-        resize = typed.resize or ("shorter side" if typed.crop else "squash")
-        crop = typed.crop or (None if resize == "squash" else size)
+    if any(option is not None for option in (typed.size, typed.resize, typed.crop)):
+        size = base.side if typed.size is None else typed.size
+        resize = typed.resize or ("squash" if typed.crop is None else "shorter side")
+        crop = size if typed.crop is None and resize != "squash" else typed.crop
     if resize != "none" and crop and crop > size:
         raise ExportError(f"--crop {crop} is larger than the {size} px that pictures are resized to, and would add a black "
                           "border. Give a smaller --crop or a larger --size.")
