@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -22,3 +23,25 @@ def progress(items: Iterable[Item], *, total: int, of: str) -> Iterator[Item]:
                    console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False, transient=True)
     with bar:
         yield from bar.track(items, total=total)
+
+
+@contextmanager
+def steps() -> Iterator[tuple[Callable[[str], object], Callable[[int, int], object]]]:
+    """Two functions: one begins a step with a sentence, a line each; the other moves its bar by so many of so many."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("", total=None)
+
+    def step(sentence: str) -> None:
+        console.print(f"• {sentence}", markup=False)
+        bar.reset(task, total=None, description=sentence.partition(":")[0])
+
+    def advance(n: int, total: int) -> None:
+        bar.update(task, advance=n, total=total)
+
+    with bar:
+        yield step, advance

@@ -1,7 +1,7 @@
 """Make an int8 graph of an fp32 one (step 3 of export).
 
 Static, int8 weights per channel, uint8 activations, calibrated on the source's training pictures. Refused when it loses
-more than 0.3 points on pictures that it was not calibrated on.
+more than 0.3 points on pictures that it was not calibrated on; without labels, when it names other labels than torch.
 
 examples:
   shutterless quantize var/train/land --graph land.onnx --out land-int8.onnx
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cli.progress import steps
 from cli.trained import PREPARED, add_source_options, read_source
 
 
@@ -26,27 +27,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantise beside the target, judge, and only then put it there."""
-    import numpy as np
-
-    from model_export import runtime
     from model_export.errors import ExportError
-    from model_export.export import CALIBRATION_PICTURES, sample, source_pixels
-    from model_export.quantize import check_drop, quantize
+    from model_export.export import CALIBRATION_PICTURES, judge_pictures, sample, source_pixels
+    from model_export.quantize import quantize
 
-    source = read_source(arguments)
-    if source.pictures is None:
-        raise ExportError("int8 needs pictures to calibrate on. Give a folder of class folders: --data FOLDER.")
-    pixels = source_pixels(source, PREPARED)
-    unfinished = arguments.out.with_suffix(".unfinished")
-    try:
-        quantize(arguments.graph, unfinished, pixels[sample(source, "train", CALIBRATION_PICTURES)],
-                 method=arguments.calibration_method)
-        unseen = np.concatenate([source.parts["val"], source.parts["test"]])
-        drop = check_drop(runtime.run(arguments.graph, pixels, unseen), runtime.run(unfinished, pixels, unseen),
-                          source.pictures.targets[unseen])
-        unfinished.replace(arguments.out)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB; loses {drop.points:.2f} points on {drop.n} pictures "
-          f"(95 % interval of the paired difference {drop.low:+.2f} to {drop.high:+.2f})")
+    with steps() as (step, advance):
+        step("reading weights and pictures")
+        source = read_source(arguments, advance)
+        if source.pictures is None:
+            raise ExportError("int8 needs pictures to calibrate on. Give a folder or zip of them: --calibration FOLDER.")
+        pixels = source_pixels(source, PREPARED)
+        unfinished = arguments.out.with_suffix(".unfinished")
+        try:
+            step("calibrating")
+            quantize(arguments.graph, unfinished, pixels[sample(source, "train", CALIBRATION_PICTURES)],
+                     method=arguments.calibration_method, advance=advance)
+            step("judging")
+            judgement = judge_pictures(source, pixels, arguments.graph, unfinished, insisted=True, advance=advance)
+            unfinished.replace(arguments.out)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
+    for what, found in judgement.rows:
+        print(f"{what}: {found}")
     return 0

@@ -1,4 +1,4 @@
-"""Judge a graph on pictures and write its report card (step 5 of export).
+"""Judge a graph on pictures and write its report card (step 4 of export).
 
 Accuracy with intervals, per-class table, confusion matrix, reliability, speed; as HTML with its plots inside and as
 Markdown. With --int8, that graph is judged, and compared with the fp32 one.
@@ -27,17 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Judge, and write report.html and report.md."""
     from model_export.errors import ExportError
-    from model_export.export import PARITY_PICTURES, sample, source_pixels, write_card
-    from model_export.judge import judge, judge_outliers, judge_speed
+    from model_export.export import PARITY_PICTURES, judge_pictures, sample, source_pixels, write_card
+    from model_export.judge import judge_outliers, judge_speed
     from model_export.parity import check_parity
     from model_export.runtime import Graph
 
     source = read_source(arguments)
     if source.pictures is None:
-        raise ExportError("A report needs labelled pictures. Give a folder of class folders: --data FOLDER.")
-    pixels, fp32, final = source_pixels(source, PREPARED), Graph(arguments.graph), Graph(arguments.int8 or arguments.graph)
+        raise ExportError("A report needs pictures. Give a folder of class folders, --data FOLDER, or any: --calibration FOLDER.")
+    pixels, final = source_pixels(source, PREPARED), Graph(arguments.int8 or arguments.graph)
     parity = check_parity(source.model, source.spec, arguments.graph, pixels[sample(source, "test", PARITY_PICTURES)])
-    judgement = judge(source, pixels, {"fp32": fp32, "int8" if arguments.int8 else "fp32": final})
+    judgement = judge_pictures(source, pixels, arguments.graph, arguments.int8)
     if arguments.outliers:
         judge_outliers(judgement, source, pixels, final, arguments.outliers)
     judge_speed(judgement, final.path, final, source.spec.side)

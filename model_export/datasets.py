@@ -1,4 +1,4 @@
-"""Labelled pictures from EuroSAT's zip or any folder of class folders, split once and prepared once.
+"""Pictures from EuroSAT's zip or any folder, with labels where they lie in class folders; split once and prepared once.
 
 Prepared pictures go through the very preprocessing that serving uses, and stay in one memory-mapped array.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,13 +38,24 @@ class Pictures:
     targets: NDArray[np.int64]
     labels: tuple[str, ...]
 
-    def read_all(self) -> Iterator[bytes]:
-        """The pictures' bytes, in the order of `names`."""
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[str], bytes]]:
+        """A function from a name to the picture's bytes, for any number of threads."""
         if self.root.is_dir():
-            yield from ((self.root / name).read_bytes() for name in self.names)
+            yield lambda name: (self.root / name).read_bytes()
             return
         with zipfile.ZipFile(self.root) as archive:
-            yield from (archive.read(name) for name in self.names)
+            yield archive.read
+
+    def stamp(self) -> str:
+        """sha256 of names, lengths and what else says without reading them whether the files are the same ones."""
+        if self.root.is_dir():
+            known = {name: (self.root / name).stat() for name in self.names}
+            told = [f"{self.root.resolve()} {name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in known.items()]
+        else:
+            with zipfile.ZipFile(self.root) as archive:
+                told = [f"{name} {entry.file_size} {entry.CRC}" for name in self.names if (entry := archive.getinfo(name))]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
     def subset(self, indices: NDArray[np.int64]) -> Pictures:
         """The pictures at `indices`, with all labels kept."""
@@ -52,14 +65,7 @@ class Pictures:
 def find_pictures(root: str | Path) -> Pictures:
     """List a zip or folder whose pictures lie in one folder per class. Raises ExportError when there are none."""
     root = Path(root)
-    if root.is_dir():
-        names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    elif zipfile.is_zipfile(root):
-        with zipfile.ZipFile(root) as archive:
-            names = sorted(archive.namelist())
-    else:
-        raise ExportError(f"{root} is neither a folder nor a zip. Give a folder of class folders, or such a zip.")
-    names = [name for name in names if Path(name).suffix.lower() in SUFFIXES and "/" in name and "__MACOSX" not in name]
+    names = [name for name in picture_names(root) if "/" in name]
     classes = [name.split("/")[-2] for name in names]
     labels = tuple(sorted(set(classes)))
     if len(labels) < 2:
@@ -67,6 +73,19 @@ def find_pictures(root: str | Path) -> Pictures:
                           "each class into a folder with the class's name.")
     index = {label: i for i, label in enumerate(labels)}
     return Pictures(root, tuple(names), np.array([index[c] for c in classes], np.int64), labels)
+
+
+def picture_names(root: Path) -> list[str]:
+    """Names of all pictures in a folder, at any depth, or in a zip: sorted, relative to `root`, hidden ones left out."""
+    if root.is_dir():
+        names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    elif zipfile.is_zipfile(root):
+        with zipfile.ZipFile(root) as archive:
+            names = archive.namelist()
+    else:
+        raise ExportError(f"{root} is neither a folder nor a zip. Give a folder of pictures, or such a zip.")
+    return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES and "__MACOSX" not in name
+                  and not any(part.startswith(".") for part in name.split("/")))
 
 
 def split(pictures: Pictures, *, seed: int, val: float, test: float) -> dict[str, NDArray[np.int64]]:
@@ -97,47 +116,77 @@ def prepare(pictures: Pictures, spec: InputSpec, target: Path,
             advance: Callable[[int], object] = lambda n: None) -> NDArray[np.uint8]:
     """Decode and resize all pictures into a memory-mapped uint8 array (N, side, side, 3) at `target`.
 
-    An array that an earlier call finished for the same names and input is taken as it is. Raises ExportError naming
+    An array that an earlier call finished for the same files and input is taken as it is. Raises ExportError naming
     the first picture that cannot be read. `advance` is told how many pictures were done.
     """
-    key = hashlib.sha256(f"{names_digest(pictures)} {spec.size} {spec.resize} {spec.crop} {spec.interpolation}".encode())
-    path = target / f"pixels-{key.hexdigest()[:16]}.npy"
-    if not path.exists():
-        target.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        shape = (len(pictures.names), spec.side, spec.side, 3)
-        pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-        for i, picture in enumerate(_decoded(pictures, spec)):
-            pixels[i] = picture
-            advance(1)
-        pixels.flush()
-        unfinished.rename(path)
-    else:
+    whole, skipped = prepare_readable(pictures, spec, target, advance, most_skipped=0)
+    assert not skipped  # noqa: S101 - the first one was refused
+    return np.load(_prepared(whole, spec, target), mmap_mode="r")
+
+
+def prepare_readable(pictures: Pictures, spec: InputSpec, target: Path, advance: Callable[[int], object] = lambda n: None,
+                     most_skipped: int | None = None) -> tuple[Pictures, dict[str, str]]:
+    """Prepare what can be read, for `prepare` to find; returns those pictures, and why each of the others was skipped.
+
+    Raises ExportError when more than `most_skipped` had to be skipped.
+    """
+    if _prepared(pictures, spec, target).exists():
         advance(len(pictures.names))
-    return np.load(path, mmap_mode="r")
+        return pictures, {}
+    target.mkdir(parents=True, exist_ok=True)
+    unfinished = target / f"pixels-{os.getpid()}.tmp"
+    pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8,
+                                       shape=(len(pictures.names), spec.side, spec.side, 3))
+    good: list[int] = []
+    skipped: dict[str, str] = {}
+    try:
+        for i, picture in enumerate(_decoded(pictures, spec)):
+            advance(1)
+            if isinstance(picture, BadPicture):
+                skipped[pictures.names[i]] = str(picture)
+                if most_skipped is not None and len(skipped) > most_skipped:
+                    raise ExportError(f"{pictures.names[i]}: {picture} Remove or replace this picture.") from picture
+                continue
+            pixels[len(good)] = picture
+            good.append(i)
+        pixels.flush()
+        if skipped:
+            np.save(unfinished.with_suffix(".npy"), pixels[:len(good)])
+            unfinished.with_suffix(".npy").rename(unfinished)
+        readable = pictures.subset(np.array(good, np.int64))
+        unfinished.rename(_prepared(readable, spec, target))
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return readable, skipped
 
 
-def _decoded(pictures: Pictures, spec: InputSpec) -> Iterator[NDArray[np.uint8]]:
-    def one(name: str, picture: bytes) -> NDArray[np.uint8]:
+def _prepared(pictures: Pictures, spec: InputSpec, target: Path) -> Path:
+    key = f"{pictures.stamp()} {spec.size} {spec.resize} {spec.crop} {spec.interpolation}"
+    return target / f"pixels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+
+
+def _decoded(pictures: Pictures, spec: InputSpec) -> Iterator[NDArray[np.uint8] | BadPicture]:
+    """Pixels uint8 (side, side, 3) of each picture in order, or why it has none."""
+    def one(name: str) -> NDArray[np.uint8] | BadPicture:
         try:
-            return to_pixels(decode(picture), spec)
+            return to_pixels(decode(read(name)), spec)
         except BadPicture as error:
-            raise ExportError(f"{name}: {error} Remove or replace this picture.") from error
+            return error
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error):  # RuntimeError: it is encrypted
+            return BadPicture("Expected a file that can be read, got an error of the disk, the rights or the zip.")
 
-    named = zip(pictures.names, pictures.read_all(), strict=True)
-    with ThreadPoolExecutor() as pool:
+    named = iter(pictures.names)
+    with pictures.opened() as read, ThreadPoolExecutor() as pool:
         while batch := list(islice(named, 256)):
-            yield from pool.map(lambda pair: one(*pair), batch)
-
+            yield from pool.map(one, batch)
 
 
 def find_outliers(root: str | Path, spec: InputSpec, most: int = 1000) -> NDArray[np.uint8]:
     """Pixels uint8 (n, side, side, 3) of pictures of another kind, in a zip or folder without classes."""
     root = Path(root)
-    names = (sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()) if root.is_dir()
-             else sorted(zipfile.ZipFile(root).namelist()))
-    names = [name for name in names if Path(name).suffix.lower() in SUFFIXES][:most]
-    if not names:
-        raise ExportError(f"{root.name} holds no pictures. Give a folder or zip of pictures of another kind.")
+    names = picture_names(root)[:most]
     pictures = Pictures(root, tuple(names), np.zeros(len(names), np.int64), ("outlier",))
-    return np.stack(list(_decoded(pictures, spec)))
+    found = [pixels for pixels in _decoded(pictures, spec) if not isinstance(pixels, BadPicture)]
+    if not found:
+        raise ExportError(f"{root.name} holds no pictures. Give a folder or zip of pictures of another kind.")
+    return np.stack(found)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import onnx
@@ -39,20 +43,41 @@ def write_graph(model: nn.Module, spec: InputSpec, path: Path) -> None:
     """
     serving = Serving(model, spec).eval()
     example = torch.zeros(2, spec.side, spec.side, 3, dtype=torch.uint8)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the exporter warns of its own internals; parity is checked on its result
+        with _hushed(), torch.inference_mode():
             program = torch.onnx.export(serving, (example,), input_names=[INPUT], output_names=[OUTPUT],
                                         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), opset_version=OPSET,
                                         dynamo=True, verbose=False)
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
-        raise ExportError(f"This network cannot be written as ONNX: {reason}. Replace that operation, or export with "
-                          "fixed shapes in your own module.") from error
+        raise ExportError(f"This network cannot be written as ONNX: {_reason(error)}") from error
     assert program is not None  # noqa: S101 - with dynamo=True a program is returned, or an error was raised
     program.save(str(path), external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """The exporter warns of its own internals and prints graphs; parity is checked on its result."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def _reason(error: Exception) -> str:
+    """What stands in the way and what to do, from the exporter's own words."""
+    said = str(error.__cause__ or error).strip()
+    operator = re.search(r"target=torch\.ops\.([\w.]+)", said)
+    if operator:
+        return f"ONNX has no counterpart of its operator {operator[1]}. Replace that operation in its forward."
+    if "data-dependent" in said:
+        return "a decision in its forward depends on the pictures' values. Replace that `if` by torch.where."
+    if "inferred a static shape" in said:
+        return "its forward takes one batch size only. Reshape by -1 or x.shape[0], not by a number."
+    return f"{said.splitlines()[0][:200]}. Replace that operation in its forward."
 
 
 def opset(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Step 5: what the graph that serves is worth: accuracy, calibration, knowing strangers, and time."""
+"""Step 4: what the graph that serves is worth: accuracy, calibration, knowing strangers, and time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 4: a bundle that opens fast: weights in a file that is mapped, optimisation done once, for one class of machines.
+"""Step 5: a bundle that opens fast: weights in a file that is mapped, optimisation done once, for one class of machines.
 
 What onnxruntime makes of a graph depends on its own version and, on x86-64, on one thing of the CPU: whether there is
 AVX-512, for which it lays fp32 convolutions out in blocks of 16 channels instead of 8 (mlas/lib/platform.cpp). A graph

@@ -47,3 +47,108 @@ def run(training, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     train(training, folder, folder / "prepared")
     return folder
+
+
+TINY_NETS = '''
+"""Networks of somebody else's."""
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self, num_classes=7, channels=3, size=None):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
+                                      nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, pixels):
+        return self.head(self.features(pixels).mean((2, 3)))
+
+
+class Picky(Tiny):
+    def forward(self, pixels):
+        torch._assert(pixels.shape[2] == 24, f"expected 24, got {pixels.shape[2]}")
+        return super().forward(pixels)
+
+
+class Answers(Tiny):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, pixels):
+        return self.how(super().forward(pixels))
+
+
+def build(num_classes=7):
+    return Tiny(num_classes)
+
+def trained():
+    torch.manual_seed(5)
+    return Tiny(4)
+
+def grey():
+    return Tiny(channels=1)
+
+def picky():
+    return Picky()
+
+def in_a_dict():
+    return Answers(lambda logits: {"logits": logits, "loss": 0})
+
+def in_a_tuple():
+    return Answers(lambda logits: (logits, logits))
+
+def as_a_map():
+    return Answers(lambda logits: logits[:, :, None])
+
+def yes_or_no():
+    return Answers(lambda logits: logits[:, :1])
+
+def as_probabilities():
+    return Answers(lambda logits: logits.softmax(1))
+
+def diverged():
+    return Answers(lambda logits: logits * float("nan"))
+
+def bessel():
+    return Answers(lambda logits: torch.special.bessel_j0(logits))
+
+def raises():
+    raise KeyError("weights of 2019")
+
+def no_network():
+    return {"not": "a network"}
+
+a_number = 7
+'''
+
+
+@pytest.fixture(scope="session")
+def nets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the module tinynets, as a user's working folder has one."""
+    folder = tmp_path_factory.mktemp("nets")
+    (folder / "tinynets.py").write_text(TINY_NETS)
+    return folder
+
+
+@pytest.fixture
+def tinynets(nets_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """The module itself; the test works in its folder."""
+    import importlib
+    import sys
+
+    monkeypatch.chdir(nets_folder)
+    monkeypatch.setattr(sys, "path", [str(nets_folder), *sys.path])
+    return importlib.import_module("tinynets")
+
+
+@pytest.fixture(scope="session")
+def flat_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 pictures without labels, and a broken one."""
+    root, generator = tmp_path_factory.mktemp("flat"), np.random.default_rng(11)
+    for i in range(40):
+        draw(KINDS[i % 3], generator).save(root / f"{i}.png")
+    (root / "torn.png").write_bytes((root / "0.png").read_bytes()[:200])
+    return root

@@ -29,11 +29,12 @@ def test_folded_padding_changes_no_value():
 
 def test_imagenet_weights_load_strictly_and_know_a_thing_or_two():
     """The published EfficientNet-Lite0 keeps its 1,000 outputs, all of its keys are taken, and none is invented."""
-    from model_export.architectures import build, imagenet_state, start_from
+    from model_export.architectures import build, start_from
+    from model_export.imagenet import published
 
     model = build("efficientnet-lite0", 1000, 224)
     assert start_from(model, "efficientnet-lite0", "imagenet") == []
-    assert model.state_dict()["_fc.bias"].equal(imagenet_state("efficientnet-lite0")["_fc.bias"])
+    assert model.state_dict()["_fc.bias"].equal(published("efficientnet-lite0", "imagenet").state["_fc.bias"])
 
 
 def test_only_the_last_layer_keeps_fresh_values_when_labels_are_new():

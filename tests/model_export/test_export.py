@@ -19,6 +19,16 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                   prepared=run / "prepared")
 
 
+def given(weights: Path, prepared: Path, **options: object):
+    """The source that a weights file of resnet18 for 32 px becomes."""
+    from model_export.networks import Wanted, find_network
+    from model_export.presets import Typed
+    from model_export.source import from_network
+
+    network = find_network(Wanted(source=str(weights), arch="resnet18", typed=Typed(size=32)))
+    return from_network(network, prepared=prepared, **options)
+
+
 def test_an_exported_bundle_answers_like_the_network_that_was_trained(bundle: Path, run: Path, class_folders: Path):
     from model_export.source import from_run
     from model_export.train import predict
@@ -153,11 +163,9 @@ def test_a_network_that_drops_at_random_is_refused_by_parity(run: Path, tmp_path
 
 def test_weights_without_pictures_become_fp32_with_indices_for_labels(run: Path, tmp_path: Path):
     from model_export.export import export
-    from model_export.source import from_weights
     from shutterless.bundles import read_bundle
-    from shutterless.manifests import InputSpec
 
-    source = from_weights(run / "weights.pth", arch="resnet18", spec=InputSpec(size=32), labels=None, data=None)
+    source = given(run / "weights.pth", tmp_path)
     folder = export(source, name="mine", version="1", models=tmp_path, prepared=tmp_path)
     manifest = read_bundle(folder).manifest
     assert (manifest.precision, manifest.labels) == ("fp32", ("0", "1", "2"))
@@ -167,22 +175,18 @@ def test_weights_without_pictures_become_fp32_with_indices_for_labels(run: Path,
 def test_int8_without_pictures_is_refused(run: Path, tmp_path: Path):
     from model_export.errors import ExportError
     from model_export.export import export
-    from model_export.source import from_weights
-    from shutterless.manifests import InputSpec
 
-    source = from_weights(run / "weights.pth", arch="resnet18", spec=InputSpec(size=32), labels=None, data=None)
+    source = given(run / "weights.pth", tmp_path)
     with pytest.raises(ExportError, match="needs pictures"):
         export(source, name="mine", version="1", models=tmp_path, prepared=tmp_path, precision="int8")
 
 
 def test_a_labels_file_with_one_line_too_few_is_refused(run: Path, tmp_path: Path):
     from model_export.errors import ExportError
-    from model_export.source import from_weights
-    from shutterless.manifests import InputSpec
 
     (tmp_path / "labels.txt").write_text("rows\ncolumns\n")
     with pytest.raises(ExportError, match=r"labels\.txt has 2 labels, and the weights have 3 outputs"):
-        from_weights(run / "weights.pth", arch="resnet18", spec=InputSpec(size=32), labels=tmp_path / "labels.txt", data=None)
+        given(run / "weights.pth", tmp_path, labels=tmp_path / "labels.txt")
 
 
 def test_pictures_that_a_training_was_not_split_on_are_refused(run: Path, class_folders: Path, tmp_path: Path):
@@ -216,14 +220,11 @@ def test_a_name_that_no_door_could_find_is_refused_before_any_work(run: Path, tm
 
 def test_pictures_of_some_of_the_labels_are_enough_to_judge_on(run: Path, class_folders: Path, tmp_path: Path):
     from model_export.export import export
-    from model_export.source import from_weights
-    from shutterless.manifests import InputSpec
 
     for kind in ("checks", "rows"):
         shutil.copytree(class_folders / kind, tmp_path / "some" / kind)
     (tmp_path / "labels.txt").write_text("checks\ncolumns\nrows\n")
-    source = from_weights(run / "weights.pth", arch="resnet18", spec=InputSpec(size=32), labels=tmp_path / "labels.txt",
-                          data=str(tmp_path / "some"))
+    source = given(run / "weights.pth", tmp_path, labels=tmp_path / "labels.txt", data=str(tmp_path / "some"))
     folder = export(source, name="some", version="1", models=tmp_path, prepared=tmp_path, precision="fp32")
     card = (folder / "report.md").read_text()
     assert "| rows |" in card

@@ -34,12 +34,77 @@ def _load(path: Path, n_labels: int = 7):
     lambda s: {f"module.{k}": v for k, v in s.items()},
     lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "pytorch-lightning_version": "2.5"},
     lambda s: {"model": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
-], ids=["plain", "in a checkpoint", "DataParallel", "Lightning", "compiled DataParallel"])
+    lambda s: {"state_dict": {f"classifier.net.{k}": v for k, v in s.items()}},
+], ids=["plain", "in a checkpoint", "DataParallel", "Lightning", "compiled DataParallel", "own attribute"])
 def test_weights_load_however_trainers_wrap_them(state, tmp_path: Path, wrap):
     import torch
 
     loaded = _load(_saved(wrap(state), tmp_path / "my.pth")).state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_what_trainers_keep_beside_the_weights_does_not_hinder(state, tmp_path: Path):
+    import argparse
+
+    import numpy as np
+    import torch
+
+    beside = {"hyper_parameters": {"lr": np.float64(0.1), "folder": tmp_path, "n": np.int64(3)}, "epoch": 3,
+              "args": argparse.Namespace(model="resnet18"), "callbacks": {"ModelCheckpoint": {"best": torch.tensor(0.9)}}}
+    loaded = _load(_saved(beside | {"state_dict": {f"model.{k}": v for k, v in state.items()}}, tmp_path / "my.ckpt")).state_dict()
+    assert torch.equal(loaded["fc.bias"], state["fc.bias"])
+
+
+def test_one_extra_key_in_a_checkpoint_is_refused_by_its_name_and_does_not_hide_the_others(state, tmp_path: Path):
+    import torch
+
+    from model_export.errors import ExportError
+
+    inside = {f"model.{k}": v for k, v in state.items()} | {"criterion.weight": torch.ones(7)}
+    with pytest.raises(ExportError, match=r"Missing: none; unknown: criterion\.weight; other shape: none\. .*--without criterion\."):
+        _load(_saved({"state_dict": inside}, tmp_path / "my.ckpt"))
+
+
+def test_keys_that_are_no_part_of_the_network_can_be_left_out(state, tmp_path: Path):
+    import torch
+
+    from model_export.errors import ExportError
+    from model_export.weights import read_state, without
+
+    inside = {f"model.{k}": v for k, v in state.items()} | {"criterion.weight": torch.ones(7)}
+    read = read_state(_saved({"state_dict": inside}, tmp_path / "my.ckpt"))
+    assert without(read, ["criterion."]).keys() == inside.keys() - {"criterion.weight"}
+    with pytest.raises(ExportError, match="--without loss: no key of the weights begins so"):
+        without(read, ["loss"])
+
+
+def test_a_second_network_in_the_checkpoint_is_refused(state, tmp_path: Path):
+    from model_export.errors import ExportError
+
+    both = {f"{part}.{k}": v for part in ("model", "ema") for k, v in state.items()}
+    with pytest.raises(ExportError, match=r"Missing: none; unknown: ema\..* and \d+ more.*--without ema\."):
+        _load(_saved({"state_dict": both}, tmp_path / "my.ckpt"))
+
+
+def test_an_object_beside_the_weights_is_refused_by_the_name_of_its_class(state, tmp_path: Path):
+    import fractions
+
+    from model_export.errors import ExportError
+
+    with pytest.raises(ExportError, match=r"my\.pth holds a fractions\.Fraction beside tensors"):
+        _load(_saved({"state_dict": state, "share": fractions.Fraction(1, 3)}, tmp_path / "my.pth"))
+
+
+def test_a_torchscript_archive_is_told_from_a_torn_file(tmp_path: Path):
+    import zipfile
+
+    from model_export.errors import ExportError
+
+    with zipfile.ZipFile(tmp_path / "my.pt", "w") as archive:  # torch.jit.save is on its way out, its files are not
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"my/{name}", b"")
+    with pytest.raises(ExportError, match="TorchScript archive"):
+        _load(tmp_path / "my.pt")
 
 
 def test_safetensors_load(state, tmp_path: Path):
