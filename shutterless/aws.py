@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -26,7 +27,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from shutterless.errors import BadSettings, NotFound, Unavailable
+from shutterless.errors import BadSettings, NotFound, TooLarge, Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -37,6 +38,17 @@ _BROKEN_BODY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, F
 _OPERATORS = (NoCredentialsError, PartialCredentialsError, NoRegionError, ParamValidationError)
 # 400s that pass: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _PASSING = {"RequestTimeout", "ExpiredToken", "OperationAborted"}
+
+
+_BY_FORM = "by-form"  # metadata of what came by a presigned form
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """An object's bytes. by_form: a client put it there itself, by a form of ours, and could do so again."""
+
+    body: bytes
+    by_form: bool
 
 
 class S3Objects:
@@ -58,6 +70,7 @@ class S3Objects:
                         s3={"us_east_1_regional_endpoint": "regional"})
         with _explained():
             self._s3: S3Client = boto3.client("s3", config=config)
+        self._signing: S3Client | None = None
 
     def put(self, key: str, body: bytes, content_type: str) -> str | None:
         """S3 checks the SHA-256 of what arrived. Returns None when the bucket keeps no versions."""
@@ -66,16 +79,65 @@ class S3Objects:
                                        ChecksumAlgorithm="SHA256").get("VersionId")
 
     def get(self, key: str, version: str | None = None) -> bytes:
-        """botocore tries a request again, but not a body that breaks off: that is done here."""
+        return self.read(key, version).body
+
+    def read(self, key: str, version: str | None = None, *, max_bytes: int | None = None) -> Stored:
+        """botocore tries a request again, but not a body that breaks off: that is done here. Raises NotFound, and TooLarge
+        for more than `max_bytes`, of which nothing is read."""
         broken: Exception | None = None
         with _explained():
             for _ in range(self._attempts):
-                body = self._ask(key, version)["Body"]
+                answer = self._ask(key, version)
+                if max_bytes is not None and answer["ContentLength"] > max_bytes:
+                    answer["Body"].close()
+                    raise TooLarge(f"Expected at most {max_bytes:,} bytes, got {answer['ContentLength']:,}. "
+                                   "Save the picture smaller or with more compression.")
                 try:
-                    return body.read()
+                    return Stored(body=answer["Body"].read(), by_form=_BY_FORM in answer.get("Metadata", {}))
                 except _BROKEN_BODY as error:
                     broken = error
         raise Unavailable("The object store breaks off in the middle. Try again in a moment.") from broken
+
+    def has(self, key: str, version: str | None = None) -> bool:
+        try:
+            with _explained():
+                self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key, **_version(version))
+        except NotFound:
+            return False
+        return True
+
+    def is_deleted(self, key: str) -> bool:
+        """Whether the newest version says that the key was deleted: in a versioned bucket, older ones may still be there."""
+        try:
+            with _explained():
+                self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except NotFound as error:
+            return _headers(error.__cause__).get("x-amz-delete-marker") == "true"
+        return False
+
+    def first_version(self, key: str) -> str | None:
+        """The oldest version that the bucket still has; None when it has none."""
+        full, first = self._prefix + key, None
+        with _explained():
+            for page in self._s3.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=full):
+                first = next((v["VersionId"] for v in reversed(page.get("Versions", [])) if v["Key"] == full), first)
+        return first
+
+    def form(self, key: str, content_type: str, size_bytes: int, expires_s: int) -> dict[str, Any]:
+        """{url, fields} with which anyone may put this key here by POST, within `expires_s` seconds: the fields, then the
+        file, of exactly this size and this content type. Made offline."""
+        held = {"Content-Type": content_type, f"x-amz-meta-{_BY_FORM}": "1"}
+        conditions = [*({name: value} for name, value in held.items()), ["content-length-range", size_bytes, size_bytes]]
+        with _explained():
+            return self._signer().generate_presigned_post(self._bucket, self._prefix + key, Fields=held,
+                                                          Conditions=conditions, ExpiresIn=expires_s)
+
+    def link(self, key: str, version: str | None, expires_s: int, **response: str) -> str:
+        """An address where anyone can read this version for `expires_s` seconds. Made offline. response: what the answer
+        will say of itself, by GetObject's parameters: ResponseContentType, ResponseCacheControl, ..."""
+        asked = {"Bucket": self._bucket, "Key": self._prefix + key, **_version(version), **response}
+        with _explained():
+            return self._signer().generate_presigned_url("get_object", Params=asked, ExpiresIn=expires_s)
 
     def delete(self, key: str) -> None:
         """In a versioned bucket the versions stay until its lifecycle rule removes them."""
@@ -87,9 +149,26 @@ class S3Objects:
         self._s3.close()
 
     def _ask(self, key: str, version: str | None) -> GetObjectOutputTypeDef:
-        if version is None:
-            return self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key)
-        return self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, VersionId=version)
+        return self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, **_version(version))
+
+    def _signer(self) -> S3Client:
+        """A client whose addresses are regional, since a redirect to the bucket's region would lose a form's body. Left
+        alone, boto3 signs for the global address outside of us-east-1; other stores than AWS's know no virtual hosts."""
+        if self._signing is None:
+            on_aws = ".amazonaws.com" in self._s3.meta.endpoint_url
+            config = Config(signature_version="s3v4", s3={"us_east_1_regional_endpoint": "regional",
+                                                          "addressing_style": "virtual" if on_aws else "path"})
+            self._signing = boto3.client("s3", config=config)
+        return self._signing
+
+
+def _version(version: str | None) -> dict[str, Any]:
+    return {} if version is None else {"VersionId": version}
+
+
+def _headers(error: BaseException | None) -> dict[str, str]:
+    """Of S3's answer, names in lower case."""
+    return error.response["ResponseMetadata"].get("HTTPHeaders", {}) if isinstance(error, ClientError) else {}
 
 
 @contextmanager

@@ -27,6 +27,9 @@ class Objects(Protocol):
     def get(self, key: str, version: str | None = None) -> bytes:
         """The bytes of a version, or of the newest. Raises NotFound."""
 
+    def has(self, key: str, version: str | None = None) -> bool:
+        """Whether `get` would find something."""
+
     def delete(self, key: str) -> None:
         """Forget the key; it need not exist."""
 
@@ -78,6 +81,10 @@ class FolderObjects:
                 return path.read_bytes()
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 raise NotFound("The picture is not stored. It was deleted, or never came.") from None
+
+    def has(self, key: str, version: str | None = None) -> bool:
+        with _explained("read"):
+            return version is None and self._path(key).is_file()
 
     def delete(self, key: str) -> None:
         path = self._path(key)

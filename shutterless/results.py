@@ -3,7 +3,7 @@
 A state only ever moves forward, each time by ONE statement in autocommit, which the state itself guards; so it does not
 matter how many processes try, how often, or in what order:
 
-    add_pending -> pending --------- finish -> done | failed     terminal: a later finish is counted, nothing else
+    add_pending -> pending -- finish, expire -> done | failed     terminal: a later finish is counted, nothing else
                       | stall                    |
                       +------> stalled - finish -+
 
@@ -16,8 +16,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -202,6 +206,7 @@ class Record:
 RECORD_FIELDS = ("id", "request_id", "task", "status", "image_name", "predicted_label", "confidence", "top", "caption",
                  "in_distribution", "true_label", "model", "inference_ms", "latency_ms", "queue_ms", "created_at",
                  "finished_at", "error")
+READ = ("object_key", "object_version", "content_type")  # what a finish may know better than the door that took it
 _PLAIN_FIELDS = tuple(field.name for field in fields(Record) if field.name != "model")
 
 
@@ -211,6 +216,22 @@ class Page:
 
     records: list[Record]
     next_cursor: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How PostgreSQL is reached, beside its address. The defaults are those of a server with many threads.
+
+    connections: at the same time. answer_s: what takes longer has failed, whether the server works on it or is gone.
+    idle_s: after that, the server ends a connection that nobody uses. password: asked before each connection, for one that
+    expires. ca: file of the certificates that vouch for the server; with it, TLS and the server's name are checked.
+    """
+
+    connections: int = 15
+    answer_s: float | None = None
+    idle_s: float | None = None
+    password: Callable[[], str] | None = None
+    ca: Path | None = None
 
 
 def _now() -> datetime:
@@ -223,10 +244,11 @@ class Results:
     Every method raises Unavailable when the database cannot be reached, is locked for too long or its disk is full.
     """
 
-    def __init__(self, engine: sa.Engine, *, now: Callable[[], datetime]) -> None:
+    def __init__(self, engine: sa.Engine, *, now: Callable[[], datetime], answer_s: float | None = None) -> None:
         self._engine = engine
         self._now = now
         self._insert = _insert_for(engine.dialect.name)
+        self._patience = _Patience(engine, answer_s) if answer_s else None
 
     def close(self) -> None:
         """Close idle connections."""
@@ -236,9 +258,11 @@ class Results:
         """Return if the table can be read."""
         self._run(sa.select(results.c.id).limit(1))
 
-    def add_pending(self, request_id: str, arrival: Arrival) -> bool:
-        """Record that a picture came. False: this request_id is known already, and nothing has changed."""
-        row = self._arrived(request_id, arrival) | {"status": "pending"}
+    def add_pending(self, request_id: str, arrival: Arrival, *, expected_s: float | None = None) -> bool:
+        """Record that a picture came, or that it is expected within `expected_s` seconds, before which nobody can claim it.
+        False: this request_id is known already, and nothing has changed."""
+        due = self._now() + timedelta(seconds=expected_s) if expected_s is not None else None
+        row = self._arrived(request_id, arrival) | {"status": "pending", "claimed_until": due}
         statement = self._insert(results).values(row).on_conflict_do_nothing(index_elements=["request_id"])
         return bool(self._run(statement.returning(results.c.id)))
 
@@ -261,27 +285,41 @@ class Results:
         held = sa.and_(results.c.status == "pending", results.c.claimed_until.is_not(None))
         return len(self._run(sa.update(results).where(held).values(claimed_until=None).returning(results.c.id)))
 
-    def finish(self, request_id: str, outcome: Outcome, *, arrival: Arrival | None = None) -> bool:
+    def finish(self, request_id: str, outcome: Outcome, *, arrival: Arrival | None = None, make: bool = True) -> bool:
         """Save the outcome, once: pending or stalled becomes done or failed.
 
-        False: it was finished before, which stays as it is (this attempt is counted in `duplicates`), or, without
-        `arrival`, there is no such row, because it was deleted. With `arrival` the row is made where it is missing: an
-        object may be read before the door that took it has written its row.
+        False: it was finished before, which stays as it is (this attempt is counted in `duplicates`), or there is no such
+        row, because it was deleted. With `arrival`, what was read is recorded, too: its key, version and content type;
+        and the row is made where it is missing, unless `make` is False, for one that was there when the work began.
         """
         settled = _settled(outcome) | {"finished_at": self._now()}
-        if self._settle(request_id, settled, arrival, before=("pending", "stalled")):
+        if self._settle(request_id, settled, arrival, make=make, before=("pending", "stalled")):
             return True
-        self._run(sa.update(results).where(results.c.request_id == request_id)
-                  .values(duplicates=results.c.duplicates + 1).returning(results.c.id))
+        self.count_duplicate(request_id)
         return False
 
-    def stall(self, request_id: str, error: ErrorNote, *, arrival: Arrival | None = None) -> bool:
+    def stall(self, request_id: str, error: ErrorNote, *, arrival: Arrival | None = None, make: bool = True) -> bool:
         """Mark a pending picture as given up for now: it lies in the dead letters, where a redrive can fetch it."""
-        return self._settle(request_id, {"status": "stalled", "error": error}, arrival, before=("pending",))
+        return self._settle(request_id, {"status": "stalled", "error": error}, arrival, make=make, before=("pending",))
+
+    def expire(self, request_id: str, error: ErrorNote) -> bool:
+        """Record that a pending picture never came. It touches no column that an answer is in, and needs no right to."""
+        settled = {"status": "failed", "error": error, "finished_at": self._now()}
+        return self._settle(request_id, settled, None, before=("pending",))
+
+    def count_duplicate(self, request_id: str) -> None:
+        """Count one more arrival of a picture that is known; nothing else changes."""
+        self._run(sa.update(results).where(results.c.request_id == request_id)
+                  .values(duplicates=results.c.duplicates + 1).returning(results.c.id))
 
     def get(self, request_id: str) -> Record | None:
         """The record of this request_id, or None."""
-        return next(iter(self._records(sa.select(results).where(results.c.request_id == request_id))), None)
+        return self.get_all([request_id]).get(request_id)
+
+    def get_all(self, request_ids: Sequence[str]) -> dict[str, Record]:
+        """The records of those request_ids that are known."""
+        found = self._records(sa.select(results).where(results.c.request_id.in_(request_ids)))
+        return {record.request_id: record for record in found}
 
     def delete(self, request_id: str) -> Record | None:
         """Forget the row; returns what it was (its object is the caller's to delete), or None."""
@@ -355,17 +393,17 @@ class Results:
     def _arrived(self, request_id: str, arrival: Arrival) -> dict[str, Any]:
         return asdict(arrival) | {"request_id": request_id, "created_at": arrival.created_at or self._now()}
 
-    def _settle(self, request_id: str, settled: dict[str, Any], arrival: Arrival | None, *,
+    def _settle(self, request_id: str, settled: dict[str, Any], arrival: Arrival | None, *, make: bool = True,
                 before: tuple[str, ...]) -> bool:
         """Move a row on from one of the states `before`, in one statement, or make it. True: this call did it."""
         settled = settled | {"claimed_until": None}
-        if arrival is None:
+        if arrival is None or not make:
+            read = {name: value for name in READ if arrival and (value := getattr(arrival, name)) is not None}
             known = sa.and_(results.c.request_id == request_id, results.c.status.in_(before))
-            return bool(self._run(sa.update(results).where(known).values(settled).returning(results.c.id)))
+            return bool(self._run(sa.update(results).where(known).values(settled | read).returning(results.c.id)))
         insert = self._insert(results).values(self._arrived(request_id, arrival) | settled)
         # The version that was read is the version that the answer is about; the rest of the arrival stays as it came.
-        read = {name: sa.func.coalesce(insert.excluded[name], results.c[name])
-                for name in ("object_key", "object_version", "content_type")}
+        read = {name: sa.func.coalesce(insert.excluded[name], results.c[name]) for name in READ}
         statement = insert.on_conflict_do_update(index_elements=["request_id"], set_=settled | read,
                                                  where=results.c.status.in_(before))
         return bool(self._run(statement.returning(results.c.id)))
@@ -379,24 +417,65 @@ class Results:
 
     @contextmanager
     def _connected(self) -> Iterator[sa.Connection]:
-        with _reachable(), self._engine.connect() as connection:
-            yield connection
+        try:
+            with _reachable(), self._patience or nullcontext(), self._engine.connect() as connection:
+                yield connection
+        except Unavailable:
+            self._engine.dispose()  # what is left may lead to a server that only reads since another took over
+            raise
 
 
-def open_results(url: str, *, now: Callable[[], datetime] = _now) -> Results:
-    """Open `sqlite:///FILE` (its folder is made) or `postgresql://...`. Connects at the first call, not here; the
-    schema is `migrate`'s. Raises BadSettings for another kind of address."""
-    return Results(_engine(url), now=now)
+class _Patience:
+    """Cuts the connections of an engine off after `answer_s`: whoever waits for an answer learns that none will come. The
+    server's own time-outs do not help when the server is gone, or stands still."""
+
+    def __init__(self, engine: sa.Engine, answer_s: float) -> None:
+        self._answer_s = answer_s
+        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._waiting = threading.local()
+        sa.event.listen(engine, "connect", lambda connection, _: self._opened.add(connection))
+
+    def __enter__(self) -> None:
+        self._waiting.over = threading.Event()
+        threading.Thread(target=self._watch, args=(self._waiting.over,), daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.over.set()
+
+    def _watch(self, over: threading.Event) -> None:
+        while not over.wait(self._answer_s):  # again: a connection that was cut may be replaced by another that is as dead
+            self._cut()
+
+    def _cut(self) -> None:
+        for connection in list(self._opened):
+            with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as wire:  # or it is closed already
+                wire.shutdown(socket.SHUT_RDWR)
 
 
-def migrate(url: str) -> None:
+def open_results(url: str, *, now: Callable[[], datetime] = _now, reach: Reach = Reach()) -> Results:
+    """Open `sqlite:///FILE` (its folder is made) or `postgresql://...`, to which `reach` applies. Connects at the first
+    call, not here; the schema is `migrate`'s. Raises BadSettings for another kind of address."""
+    return Results(_engine(url, reach), now=now, answer_s=reach.answer_s)
+
+
+def migrate(url: str, *, reach: Reach = Reach(), grant: Mapping[str, str | None] | None = None) -> None:
     """Bring the schema to HEAD. Safe to call at every start, and by many processes at once: one of them works, under a
-    lock, the others wait. Cheap when nothing is to be done: Alembic is imported only where it is needed."""
-    engine = _engine(url)
+    lock, the others wait. Cheap when nothing is to be done: Alembic is imported only where it is needed.
+
+    A schema that is newer than HEAD stays: each step can be read by the version before it. `grant`, on PostgreSQL: roles
+    of `shutterless.migrations.roles` to make, each with its password, None for one that has none.
+    """
+    engine = _engine(url, reach)
     try:
         with _reachable():
-            if _schema_version(engine) != HEAD:
-                _upgrade(engine)
+            if (_schema_version(engine) or "") < HEAD:
+                with _locked(engine) as connection:
+                    _upgrade(connection)
+            if grant is not None:
+                from shutterless.migrations.roles import grant_roles
+
+                with _locked(engine) as connection:
+                    grant_roles(connection, grant)
     finally:
         engine.dispose()
 
@@ -410,17 +489,45 @@ def parse_time(text: str, name: str) -> datetime:
         raise BadRequest(f"{name}: expected a time like 2026-01-31T12:00:00Z, got {text[:40]!r}.") from error
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str, reach: Reach = Reach()) -> sa.Engine:
     try:
         address = sa.make_url(url)
     except sa.exc.ArgumentError:
         raise BadSettings("DATABASE_URL: expected sqlite:///FILE or postgresql://USER@HOST/DATABASE.") from None
     if address.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
-        return sa.create_engine(address.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT",
-                                pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        return _postgres_engine(address.set(drivername="postgresql+psycopg"), reach)
     if address.drivername == "sqlite" and address.database not in (None, "", ":memory:"):
         return _sqlite_engine(address)
     raise BadSettings(f"DATABASE_URL: expected sqlite:///FILE or postgresql://..., got {address.drivername}://...")
+
+
+def _postgres_engine(address: sa.URL, reach: Reach) -> sa.Engine:
+    # After a failover, the one that only reads will not do; the last four notice a server that went away without a word.
+    arguments: dict[str, Any] = {"connect_timeout": 5, "target_session_attrs": "read-write", "keepalives_idle": 10,
+                                 "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+    if reach.ca is not None:
+        if not reach.ca.is_file():
+            raise BadSettings("SHUTTERLESS_DATABASE_CA: expected the file of certificates that vouch for the database, got "
+                              "none there. Build the image with DB_CA=, or correct the path.")
+        arguments |= {"sslmode": "verify-full", "sslrootcert": str(reach.ca)}
+    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT", pool_pre_ping=True, pool_size=min(reach.connections, 5),
+                              max_overflow=max(reach.connections - 5, 0), connect_args=arguments)
+    if reach.password is not None:
+        ask = reach.password
+
+        @sa.event.listens_for(engine, "do_connect")
+        def tell_password(_dialect: object, _record: object, _arguments: object, named: dict[str, Any]) -> None:
+            named["password"] = ask()
+
+    limits = {"statement_timeout": reach.answer_s, "lock_timeout": reach.answer_s, "idle_session_timeout": reach.idle_s,
+              "idle_in_transaction_session_timeout": reach.idle_s}
+    words = "; ".join(f"SET {name} = {round(1000 * value)}" for name, value in limits.items() if value is not None)
+    if words:
+        @sa.event.listens_for(engine, "connect")
+        def set_limits(connection: Any, _: object) -> None:
+            connection.execute(words)
+
+    return engine
 
 
 def _sqlite_engine(address: sa.URL) -> sa.Engine:
@@ -450,20 +557,26 @@ def _schema_version(engine: sa.Engine) -> str | None:
             return None  # there is no such table yet
 
 
-def _upgrade(engine: sa.Engine) -> None:
+def _upgrade(connection: sa.Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with engine.connect() as connection:  # a failure on the way closes it, which rolls all of it back
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _locked(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that only one process has at a time. A failure on the way closes it, which rolls all of it back."""
+    with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.exec_driver_sql("BEGIN")
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('shutterless.migrations'))")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        yield connection
         connection.exec_driver_sql("COMMIT")
 
 
