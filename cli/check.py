@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Say that all is well, or raise BadBundle with the first thing that differs."""
-    from shutterless.bundles import read_bundle
     from shutterless.classifier import Classifier
+    from shutterless.opening import open_bundle
 
-    bundle = read_bundle(bundle_folder(read_settings(model=arguments.model)))
+    settings = read_settings(model=arguments.model)
+    bundle = open_bundle(settings, bundle_folder(settings))
     Classifier(bundle).warm_up()
     for path, file in bundle.manifest.files.items():
         print(f"{path}  {file.bytes:,} bytes  sha256 {file.sha256}")

@@ -41,9 +41,9 @@ def choose_model(model: str | None) -> dict[str, str]:
 
 def bundle_folder(settings: Settings) -> Path:
     """Where the chosen bundle lies. Raises NotFound, naming those that are there."""
-    from shutterless.bundles import find_bundle
+    from shutterless.opening import default_folder
 
-    return find_bundle(settings.model, settings.models_dir) if settings.model_uri is None else Path(settings.model_uri)
+    return default_folder(settings)
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer every picture; 1 when there was one that could not be."""
     from cli.sources import find_sources
-    from shutterless.bundles import read_bundle
     from shutterless.classifier import TOP, Classifier
+    from shutterless.opening import open_bundle
 
     settings = read_settings(model=arguments.model)
-    classifier = Classifier(read_bundle(bundle_folder(settings)), threads=settings.threads)
+    classifier = Classifier(open_bundle(settings, bundle_folder(settings)), threads=settings.threads)
     streams = arguments.json and sys.stdout.isatty()  # a bar would cut through the lines
     sources = find_sources(arguments.pictures, settings.max_bytes)
     top = arguments.top if arguments.top is not None else TOP if arguments.json else 1

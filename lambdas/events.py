@@ -64,7 +64,7 @@ def read_request(event: Any, context: Any, *, bare_path: str, request_id: str) -
     where = event.get("requestContext")
     where = where if isinstance(where, dict) else {}
     told = {"request_id": request_id, "aws_request_id": str(getattr(context, "aws_request_id", None) or ""),
-            "time_left_ms": _time_left_ms(context)}
+            "time_left_ms": time_left_ms(context)}
     if isinstance(where.get("http"), dict):
         return _from_v2(event, where, told)
     if isinstance(event.get("httpMethod"), str):
@@ -179,7 +179,8 @@ def _begins_a_picture(text: str) -> bool:
         return False
 
 
-def _time_left_ms(context: Any) -> int:
+def time_left_ms(context: Any) -> int:
+    """Of this invocation."""
     ask = getattr(context, "get_remaining_time_in_millis", None)
     return int(ask()) if callable(ask) else NO_TIMEOUT_MS
 

@@ -11,10 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from shutterless.bundles import MANIFEST, find_bundle, list_bundles, read_bundle
+from shutterless.bundles import MANIFEST, find_bundle, list_bundles
 from shutterless.classifier import Classifier
-from shutterless.errors import BadBundle, BadSettings, NotFound
+from shutterless.errors import BadBundle, NotFound
 from shutterless.manifests import parse_manifest
+from shutterless.opening import default_folder, open_bundle
 from shutterless.settings import Settings
 
 CAPACITY = 4  # models open at the same time beside the default
@@ -31,11 +32,11 @@ class Shelf:
 
     def __init__(self, settings: Settings, *, capacity: int = CAPACITY) -> None:
         self._models_dir = settings.models_dir.resolve()
-        self._threads = settings.threads
+        self._settings = settings
         self._capacity = capacity
         self._opening = threading.Lock()
         self._open: OrderedDict[Path, Classifier] = OrderedDict()
-        self.default = self._read(_default_folder(settings))
+        self.default = self._read(default_folder(settings))
 
     def classifier(self, model: str | None = None) -> Classifier:
         """The classifier of "name" (newest version) or "name/version"; the default for None.
@@ -79,17 +80,9 @@ class Shelf:
         raise NotFound(f"There is no model {model[:80]!r}. GET /models lists those that answer.")
 
     def _read(self, folder: Path) -> Classifier:
-        classifier = Classifier(read_bundle(folder), threads=self._threads)
+        classifier = Classifier(open_bundle(self._settings, folder), threads=self._settings.threads)
         classifier.warm_up()
         return classifier
-
-
-def _default_folder(settings: Settings) -> Path:
-    if settings.model_uri is None:
-        return find_bundle(settings.model, settings.models_dir.resolve())
-    if settings.model_uri.startswith("s3://"):
-        raise BadSettings("MODEL_URI: expected a folder, got an address in S3. Copy the bundle into a folder first.")
-    return Path(settings.model_uri).resolve()
 
 
 def _entry(folder: Path) -> dict[str, Any] | None:

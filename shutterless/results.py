@@ -168,7 +168,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One row. Times are UTC; duplicates: finishes that came too late; attempts: claims so far."""
+    """One row. Times are UTC; duplicates: finishes that came too late; attempts: claims, or begun attempts, so far."""
 
     id: int
     request_id: str
@@ -311,6 +311,11 @@ class Results:
         """Count one more arrival of a picture that is known; nothing else changes."""
         self._run(sa.update(results).where(results.c.request_id == request_id)
                   .values(duplicates=results.c.duplicates + 1).returning(results.c.id))
+
+    def count_attempt(self, request_id: str) -> None:
+        """Count that work on it begins; whoever dies of it leaves that behind."""
+        self._run(sa.update(results).where(results.c.request_id == request_id)
+                  .values(attempts=results.c.attempts + 1).returning(results.c.id))
 
     def get(self, request_id: str) -> Record | None:
         """The record of this request_id, or None."""

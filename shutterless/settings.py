@@ -66,18 +66,23 @@ class Settings:
 
     model: bundle that answers, "name" (its newest version) or "name/version".
     model_uri: folder of that bundle, instead of one in models_dir.
+    signing_key: file of the public key with which every bundle must be signed; None takes unsigned ones too.
     database_url: default, SQLite in var_dir. objects_url: a folder (default, in var_dir), or s3://bucket/prefix.
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
     threads: ONNX Runtime's threads for one inference. workers: inferences at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
     api_keys: any of them opens every route; none leaves the door open. cors_origins: pages that may call.
     stage: what a Lambda function's logs and metrics are told apart by.
+    database_auth: "password" (in database_url) or "iam" (a token of AWS); database_ca: file of the certificates that vouch
+    for the database. role_password: of the database's roles that the function migrate makes, where IAM does not know them.
+    max_receives: how often SQS delivers a message before it is a dead letter.
     """
 
     model: str = _variable("SHUTTERLESS_MODEL", _text("a bundle as NAME or NAME/VERSION", f"{_SLUG}(/{_SLUG})?"),
                            "eurosat-lite0")
     model_uri: str | None = _variable("MODEL_URI", _text("a folder", r"(?!\w+://).+"))
     models_dir: Path = _variable("SHUTTERLESS_MODELS_DIR", Path, _MODELS)  # noqa: RUF009  a Path never changes
+    signing_key: Path | None = _variable("SHUTTERLESS_SIGNING_KEY", Path)  # noqa: RUF009
     var_dir: Path = _variable("SHUTTERLESS_VAR_DIR", Path, Path("var"))  # noqa: RUF009
     database_url: str = _variable("DATABASE_URL", _database, "", secret=True)
     objects_url: str = _variable("SHUTTERLESS_OBJECTS", _folder_or_s3, "")
@@ -95,6 +100,10 @@ class Settings:
         _listed("exact origins like https://example.org, separated by commas", r"https?://[^\s/*?#@]+"), ())
     host: str = _variable("SHUTTERLESS_HOST", _text("a host name or address", r"[A-Za-z0-9._:-]+"), "127.0.0.1")
     port: int = _variable("SHUTTERLESS_PORT", _integer(0, 65_535), 8_000)
+    database_auth: str = _variable("SHUTTERLESS_DATABASE_AUTH", _text("password or iam", "password|iam"), "password")
+    database_ca: Path | None = _variable("SHUTTERLESS_DATABASE_CA", Path)  # noqa: RUF009
+    role_password: str | None = _variable("SHUTTERLESS_ROLE_PASSWORD", _text("one line", ".+"), secret=True)
+    max_receives: int = _variable("SHUTTERLESS_MAX_RECEIVES", _integer(1, 1_000), 5)
     stage: str = _variable("SHUTTERLESS_STAGE", _text("a stage's name", _SLUG), "local")
 
     def __post_init__(self) -> None:

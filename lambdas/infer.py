@@ -1,0 +1,130 @@
+"""infer: SQS -> S3 -> classify -> results. The asynchronous way after the 202."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from threading import Thread
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambdas.batch import Batch, Job, refuse_other_models
+from lambdas.events import time_left_ms
+from lambdas.metrics import write, write_line
+from lambdas.notices import read_messages
+from lambdas.storage import Storage, renew_after_snapshots
+from shutterless.classifier import Classifier
+from shutterless.errors import Unavailable
+from shutterless.opening import default_folder, open_bundle
+from shutterless.pictures import Limits
+from shutterless.results import Outcome
+from shutterless.settings import Settings
+from shutterless.settling import Work
+
+MOST_LABELS = 20  # that are counted one by one: each is a metric that costs
+
+
+class Classification:
+    """The classifier, as a batch uses it."""
+
+    def __init__(self, classifier: Classifier, limits: Limits) -> None:
+        self.classifier, self._limits = classifier, limits
+
+    def prepare(self, picture: bytes, asked_model: str | None) -> NDArray[np.uint8]:
+        manifest = self.classifier.manifest
+        refuse_other_models(asked_model, manifest.name, manifest.version)
+        return self.classifier.pixels(picture, self._limits)
+
+    def answer(self, prepared: Sequence[NDArray[np.uint8]], works: Sequence[Work]) -> list[Outcome]:
+        """One run for all; each picture's time is its share."""
+        started = perf_counter()
+        predictions = self.classifier.predictions(self.classifier.classify(np.stack(prepared)))
+        share_s = (perf_counter() - started) / len(prepared)
+        return [work.done(prediction, self.classifier.model, share_s)
+                for work, prediction in zip(works, predictions, strict=True)]
+
+
+class Container:
+    """What one container keeps from one batch to the next."""
+
+    def __init__(self, settings: Settings, storage: Storage) -> None:
+        self.settings, self.storage = settings, storage
+        self._classification: Classification | None = None
+
+    def classification(self) -> Classification:
+        """The model, opened by the first who asks; again, if that failed. Raises BadBundle, NotFound."""
+        if self._classification is None:
+            settings = self.settings
+            classifier = Classifier(open_bundle(settings, default_folder(settings)), threads=settings.threads)
+            classifier.warm_up()
+            limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
+            self._classification = Classification(classifier, limits)
+        return self._classification
+
+    def open(self) -> None:
+        """All that a first batch would wait for, the database's connection beside the model. What fails now is tried again
+        then, when the queue can hear of it."""
+        ping = Thread(target=_quietly, args=(lambda: self.storage.results.ping(),))
+        ping.start()
+        _quietly(self.classification)
+        ping.join()
+
+
+def infer(event: Any, context: Any, container: Container) -> dict[str, Any]:
+    """Settle every picture that the event names; the reply names the messages that SQS shall deliver again.
+
+    Raises BadRequest for an event of another kind, and Unavailable when S3's own delivery has to come again.
+    """
+    started = perf_counter()
+    settings = container.settings
+    batch = Batch(storage=container.storage, answerer=container.classification, max_bytes=settings.max_bytes,
+                  max_receives=settings.max_receives, time_left_s=lambda: time_left_ms(context) / 1000,
+                  tell=lambda job, outcome: _tell(container, job, outcome))
+    messages = read_messages(event)
+    left = batch.settle(messages)
+    write({"Function": "infer", "Stage": settings.stage}, {"Messages": len(messages), **batch.counts},
+          {"Duration": 1000 * (perf_counter() - started)})
+    if any(message.id is None for message in left):
+        raise Unavailable("Not every picture of this notification could be settled. Deliver it again.")
+    return {"batchItemFailures": [{"itemIdentifier": message.id} for message in left]}
+
+
+def _tell(container: Container, job: Job, outcome: Outcome) -> None:
+    """One line for each picture, and what CloudWatch counts."""
+    few_labels = len(container.classification().classifier.manifest.labels) <= MOST_LABELS
+    label = outcome.predicted_label if few_labels else None
+    reason = outcome.error["title"] if outcome.error else None
+    apart = {"Predictions": "Label"} if label else {"Failures": "Reason"} if reason else {}
+    properties = {"Function": "infer", "Stage": container.settings.stage, "request_id": job.request_id,
+                  "status": outcome.status, "Label": label, "Reason": reason, "receives": job.receives}
+    measured = {"QueueTime": outcome.queue_ms, "Latency": outcome.latency_ms, "Inference": outcome.inference_ms}
+    write({name: value for name, value in properties.items() if value is not None}, dict.fromkeys(apart, 1),
+          {name: value for name, value in measured.items() if value is not None}, apart=apart)
+
+
+def _quietly(do: Callable[[], object]) -> None:
+    try:
+        do()
+    except Exception as error:
+        write_line({"level": "WARNING", "error": repr(error)[:500]})
+
+
+@cache
+def _container() -> Container:
+    settings = Settings.from_environment(os.environ)
+    storage = Storage(settings, os.environ)
+    renew_after_snapshots(storage)
+    return Container(settings, storage)
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Lambda's entry."""
+    return infer(event, context, _container())
+
+
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # in a container, not in a test or at the build: INIT has the faster CPU
+    _container().open()
