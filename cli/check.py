@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from cli.environment import bundle_folder, read_settings
+from cli.environment import read_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Say that all is well, or raise BadBundle with the first thing that differs."""
     from shutterless.classifier import Classifier
-    from shutterless.opening import open_bundle
+    from shutterless.opening import default_bundle
 
-    settings = read_settings(model=arguments.model)
-    bundle = open_bundle(settings, bundle_folder(settings))
+    bundle = default_bundle(read_settings(model=arguments.model))
     Classifier(bundle).warm_up()
     for path, file in bundle.manifest.files.items():
         print(f"{path}  {file.bytes:,} bytes  sha256 {file.sha256}")

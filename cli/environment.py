@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     """Declare `--model`, which chooses the bundle in every command that answers with one."""
     parser.add_argument("--model", metavar="MODEL", help="the bundle that answers: NAME (its newest version), "
-                        "NAME/VERSION, or a folder (default: SHUTTERLESS_MODEL, else eurosat-lite0)")
+                        "NAME/VERSION, a folder, or s3://... (default: SHUTTERLESS_MODEL, else eurosat-lite0)")
 
 
 def read_settings(*, model: str | None = None, **typed: str | None) -> Settings:
@@ -33,6 +33,8 @@ def choose_model(model: str | None) -> dict[str, str]:
     """The variables that --model stands for: a place, if it looks like one or holds a bundle, else a bundle's name."""
     if model is None:
         return {}
+    if model.startswith("s3://"):
+        return {"MODEL_URI": model}
     folder = Path(model).expanduser()
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or (folder / "manifest.json").is_file():
         return {"MODEL_URI": str(folder)}

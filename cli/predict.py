@@ -20,7 +20,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from cli.environment import add_model_option, bundle_folder, read_settings
+from cli.environment import add_model_option, read_settings
 from cli.progress import progress
 from cli.tables import print_table
 from shutterless.errors import BadPicture, NotFound
@@ -48,10 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer every picture; 1 when there was one that could not be."""
     from cli.sources import find_sources
     from shutterless.classifier import TOP, Classifier
-    from shutterless.opening import open_bundle
+    from shutterless.opening import default_bundle
 
     settings = read_settings(model=arguments.model)
-    classifier = Classifier(open_bundle(settings, bundle_folder(settings)), threads=settings.threads)
+    classifier = Classifier(default_bundle(settings), threads=settings.threads)
     streams = arguments.json and sys.stdout.isatty()  # a bar would cut through the lines
     sources = find_sources(arguments.pictures, settings.max_bytes)
     top = arguments.top if arguments.top is not None else TOP if arguments.json else 1

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from onprem.intake import Intake
-from onprem.shelf import Shelf
 from onprem.storage import Storage
 from onprem.worker import Worker
 from shutterless.pictures import Limits
 from shutterless.settings import Settings
+from shutterless.shelf import Shelf
 
 
 @dataclass(frozen=True, kw_only=True)

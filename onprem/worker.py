@@ -7,10 +7,10 @@ import threading
 from concurrent.futures import Executor, wait
 from typing import TYPE_CHECKING
 
-from onprem.shelf import Shelf
 from onprem.storage import Storage
 from shutterless.pictures import Limits
 from shutterless.settling import HOPELESS, STALLED, Work
+from shutterless.shelf import Shelf
 
 if TYPE_CHECKING:
     from shutterless.results import Outcome, Record

@@ -65,7 +65,7 @@ class Settings:
     """What a door needs to know before it starts. Units end the names.
 
     model: bundle that answers, "name" (its newest version) or "name/version".
-    model_uri: folder of that bundle, instead of one in models_dir.
+    model_uri: folder of that bundle, or its address in S3, instead of one in models_dir.
     signing_key: file of the public key with which every bundle must be signed; None takes unsigned ones too.
     database_url: default, SQLite in var_dir. objects_url: a folder (default, in var_dir), or s3://bucket/prefix.
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
@@ -80,7 +80,8 @@ class Settings:
 
     model: str = _variable("SHUTTERLESS_MODEL", _text("a bundle as NAME or NAME/VERSION", f"{_SLUG}(/{_SLUG})?"),
                            "eurosat-lite0")
-    model_uri: str | None = _variable("MODEL_URI", _text("a folder", r"(?!\w+://).+"))
+    model_uri: str | None = _variable("MODEL_URI", _text("a folder, or s3://BUCKET/PREFIX/NAME/VERSION with or without "
+                                                         "@sha256:DIGEST", r"s3://[^/]+/.+|(?!\w+://).+"))
     models_dir: Path = _variable("SHUTTERLESS_MODELS_DIR", Path, _MODELS)  # noqa: RUF009  a Path never changes
     signing_key: Path | None = _variable("SHUTTERLESS_SIGNING_KEY", Path)  # noqa: RUF009
     var_dir: Path = _variable("SHUTTERLESS_VAR_DIR", Path, Path("var"))  # noqa: RUF009

@@ -155,8 +155,8 @@ def test_a_broken_bundle_is_left_out_of_models(open_door, make_bundle, tmp_path)
 
 
 def test_no_more_models_are_kept_open_than_the_shelf_holds(make_bundle, tmp_path) -> None:
-    from onprem.shelf import Shelf
     from shutterless.settings import Settings
+    from shutterless.shelf import Shelf
 
     for name in ("default", "a", "b", "c"):
         make_bundle(tmp_path, name=name)

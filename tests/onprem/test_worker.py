@@ -4,12 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from onprem.shelf import Shelf
 from onprem.storage import Storage
 from onprem.worker import MAX_ATTEMPTS, Worker
 from shutterless.errors import Unavailable
 from shutterless.pictures import Limits
 from shutterless.settings import Settings
+from shutterless.shelf import Shelf
 
 
 @pytest.fixture

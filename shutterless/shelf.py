@@ -11,11 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from shutterless.bundles import MANIFEST, find_bundle, list_bundles
+from shutterless.bundles import MANIFEST, Bundle, find_bundle, list_bundles
 from shutterless.classifier import Classifier
 from shutterless.errors import BadBundle, NotFound
 from shutterless.manifests import parse_manifest
-from shutterless.opening import default_folder, open_bundle
+from shutterless.opening import default_bundle, open_bundle
 from shutterless.settings import Settings
 
 CAPACITY = 4  # models open at the same time beside the default
@@ -30,13 +30,13 @@ class Shelf:
     Building it raises BadBundle, NotFound or BadSettings when the default must not or cannot be served.
     """
 
-    def __init__(self, settings: Settings, *, capacity: int = CAPACITY) -> None:
+    def __init__(self, settings: Settings, *, capacity: int = CAPACITY, bundle: Bundle | None = None) -> None:
         self._models_dir = settings.models_dir.resolve()
         self._settings = settings
         self._capacity = capacity
         self._opening = threading.Lock()
         self._open: OrderedDict[Path, Classifier] = OrderedDict()
-        self.default = self._read(default_folder(settings))
+        self.default = self._opened(bundle or default_bundle(settings))
 
     def classifier(self, model: str | None = None) -> Classifier:
         """The classifier of "name" (newest version) or "name/version"; the default for None.
@@ -50,7 +50,7 @@ class Shelf:
             return self.default
         with self._opening:  # so that each is opened once; answering does not hold the lock
             if folder not in self._open:
-                self._open[folder] = self._read(folder)
+                self._open[folder] = self._opened(open_bundle(self._settings, folder))
             self._open.move_to_end(folder)
             if len(self._open) > self._capacity:
                 self._open.popitem(last=False)
@@ -79,8 +79,8 @@ class Shelf:
             return self.default.bundle.folder
         raise NotFound(f"There is no model {model[:80]!r}. GET /models lists those that answer.")
 
-    def _read(self, folder: Path) -> Classifier:
-        classifier = Classifier(open_bundle(self._settings, folder), threads=self._settings.threads)
+    def _opened(self, bundle: Bundle) -> Classifier:
+        classifier = Classifier(bundle, threads=self._settings.threads)
         classifier.warm_up()
         return classifier
 
