@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from shutterless.errors import BadSettings
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build what is not there yet, and say what each image weighs."""
-    platform = _docker_platform()
+    platform = docker_platform()
     if "base" in arguments.images:
         build_base()
     wanted = [name for name in IMAGES if name in arguments.images]
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         _fetch_base(arguments.base_image)
     for name in wanted:
         build(name, {"BASE_IMAGE": arguments.base_image, "PLATFORM": arguments.platform or platform,
-                     "MODEL": _bundle(arguments.model), "DB_CA": _certificates(arguments.db_ca)})
+                     "MODEL": bundle_in_models(arguments.model), "DB_CA": _certificates(arguments.db_ca)})
     return 0
 
 
@@ -65,7 +65,7 @@ def build(name: str, values: Mapping[str, str]) -> str:
     recipe = ROOT / "docker" / f"{name}.Dockerfile"
     values = {name: value for name, value in values.items() if re.search(rf"^ARG {name}\b", recipe.read_text(), re.MULTILINE)}
     tag = f"shutterless-{name}:{source_hash(recipe, values)}"
-    if _is_there(tag):
+    if is_there(tag):
         print(f"{tag}: there already, as no source of it has changed")
     else:
         options = [word for item in values.items() for word in ("--build-arg", "=".join(item))]
@@ -80,7 +80,7 @@ def build_base() -> None:
     """Make LOCAL_BASE, unless these sources made it before."""
     digest = _hash(_files(BASE_SOURCES), {})
     tag = f"shutterless-base:{digest}"
-    if _is_there(tag):
+    if is_there(tag):
         print(f"{tag}: there already, as no source of it has changed")
     else:
         if not shutil.which("mmdebstrap"):
@@ -101,7 +101,7 @@ def source_hash(recipe: Path, values: Mapping[str, str]) -> str:
     return _hash([recipe, *_files(copied)], values)
 
 
-def _files(names: Iterator[str] | list[str] | tuple[str, ...]) -> list[Path]:
+def _files(names: Iterable[str]) -> list[Path]:
     """All files of these files and folders of the project that a build sees, in order."""
     places = [ROOT / name for name in names]
     found = {file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file()}
@@ -113,7 +113,7 @@ def _hash(files: list[Path], values: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([listed, sorted(values.items())]).encode()).hexdigest()[:16]
 
 
-def _bundle(model: str | None) -> str:
+def bundle_in_models(model: str | None) -> str:
     """NAME/VERSION of a bundle that lies in the project's models folder and is whole."""
     from cli.environment import read_settings
     from shutterless.bundles import find_bundle, read_bundle
@@ -134,7 +134,7 @@ def _certificates(file: Path | None) -> str:
     return path.name
 
 
-def _docker_platform() -> str:
+def docker_platform() -> str:
     """What the daemon runs on. Raises BadSettings where there is none."""
     if not shutil.which("docker"):
         raise BadSettings("Images are built by Docker, which is not installed. Install it; on Debian: apt-get install docker.io.")
@@ -148,15 +148,16 @@ def _docker_platform() -> str:
 
 def _fetch_base(image: str) -> None:
     """Pull the base image if it is not there."""
-    if _is_there(image):
+    if is_there(image):
         return
     if subprocess.run(["docker", "pull", "--quiet", image], stdout=sys.stderr, check=False).returncode:
         raise BadSettings(f"The base image {image} is not here and cannot be pulled. Where no container registry can be "
                           f"reached, make a local one: make base, then make images BASE_IMAGE={LOCAL_BASE}.")
 
 
-def _is_there(tag: str) -> bool:
-    return subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode == 0
+def is_there(image: str) -> bool:
+    """Whether Docker has it."""
+    return subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
 
 
 def _docker(*words: str, remedy: str = "") -> None:
@@ -172,7 +173,6 @@ def _compressed_bytes(tag: str) -> int:
     """Bytes of `docker save`, gzipped: about what a registry stores and a cold start pulls."""
     packer, total = zlib.compressobj(wbits=31), 0
     with subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE) as saving:
-        assert saving.stdout is not None
-        while chunk := saving.stdout.read(1 << 20):
+        for chunk in iter(lambda: saving.stdout.read(1 << 20), b"") if saving.stdout else ():
             total += len(packer.compress(chunk))
     return total + len(packer.flush())

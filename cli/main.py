@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import shutterless
-from cli import check, export, graph, models, parity, predict, publish, quantize, report, serve, train
+from cli import check, export, graph, images, invoke, models, parity, predict, publish, quantize, report, serve, train
 from shutterless.errors import ShutterlessError
 
 # A command is a module: its docstring is its --help, add_arguments(parser) declares what it takes, run(arguments) does
@@ -18,6 +18,7 @@ from shutterless.errors import ShutterlessError
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check)),
     ("Serve it", (serve,)),
+    ("In containers, as on AWS", (images, invoke)),
     ("Make one", (train, export, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )
