@@ -10,7 +10,22 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import shutterless
-from cli import check, export, graph, images, invoke, models, parity, predict, publish, quantize, report, serve, train
+from cli import (
+    check,
+    event,
+    export,
+    graph,
+    images,
+    invoke,
+    models,
+    parity,
+    predict,
+    publish,
+    quantize,
+    report,
+    serve,
+    train,
+)
 from shutterless.errors import ShutterlessError
 
 # A command is a module: its docstring is its --help, add_arguments(parser) declares what it takes, run(arguments) does
@@ -18,7 +33,7 @@ from shutterless.errors import ShutterlessError
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check)),
     ("Serve it", (serve,)),
-    ("In containers, as on AWS", (images, invoke)),
+    ("In containers, as on AWS", (images, event, invoke)),
     ("Make one", (train, export, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )
@@ -34,7 +49,7 @@ Settings come from the options, else from the environment, else from the file .e
 Exit codes: 0 done, 1 not all could be done (standard error says what and why), 2 typed wrongly, 130 interrupted."""
 
 
-OURS = ("shutterless", "cli", "onprem", "model_export")
+OURS = ("shutterless", "cli", "onprem", "lambdas", "model_export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
