@@ -19,7 +19,7 @@ from lambdas.metrics import write_line
 from lambdas.notices import Message, Notice
 from lambdas.storage import Storage
 from shutterless.aws import S3Objects, Stored
-from shutterless.errors import NotFound, ShutterlessError
+from shutterless.errors import ShutterlessError
 from shutterless.formats import sniff
 from shutterless.results import Arrival, Outcome, Record
 from shutterless.settling import HOPELESS, STALLED, Work
@@ -226,8 +226,3 @@ def _read(objects: S3Objects, job: Job, max_bytes: int) -> Reading:
     stored = objects.read(key, version, max_bytes=max_bytes)
     return Reading(stored, stored.by_form and version is not None and objects.first_version(key) != version)
 
-
-def refuse_other_models(asked: str | None, name: str, version: str) -> None:
-    """Raises NotFound for a model, as NAME or NAME/VERSION, that is not this one."""
-    if asked not in (None, name, f"{name}/{version}"):
-        raise NotFound(f"There is no model {asked[:80]!r} behind this door. {name}/{version} answers: leave the field out.")

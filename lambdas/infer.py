@@ -12,40 +12,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdas.batch import Batch, Job, refuse_other_models
+from lambdas.batch import Batch, Job
 from lambdas.events import time_left_ms
 from lambdas.metrics import write, write_line
 from lambdas.notices import read_messages
 from lambdas.storage import Storage, renew_after_snapshots
 from shutterless.classifier import Classifier
 from shutterless.errors import Unavailable
-from shutterless.opening import default_folder, open_bundle
 from shutterless.pictures import Limits
 from shutterless.results import Outcome
 from shutterless.settings import Settings
 from shutterless.settling import Work
+from shutterless.shelf import Shelf
 
+Prepared = tuple[Classifier, NDArray[np.uint8]]
 MOST_LABELS = 20  # that are counted one by one: each is a metric that costs
 
 
 class Classification:
-    """The classifier, as a batch uses it."""
+    """The classifiers, as a batch uses them."""
 
-    def __init__(self, classifier: Classifier, limits: Limits) -> None:
-        self.classifier, self._limits = classifier, limits
+    def __init__(self, settings: Settings) -> None:
+        self.shelf = Shelf(settings)
+        self._limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
 
-    def prepare(self, picture: bytes, asked_model: str | None) -> NDArray[np.uint8]:
-        manifest = self.classifier.manifest
-        refuse_other_models(asked_model, manifest.name, manifest.version)
-        return self.classifier.pixels(picture, self._limits)
+    def prepare(self, picture: bytes, asked_model: str | None) -> Prepared:
+        classifier = self.shelf.classifier(asked_model)
+        return classifier, classifier.pixels(picture, self._limits)
 
-    def answer(self, prepared: Sequence[NDArray[np.uint8]], works: Sequence[Work]) -> list[Outcome]:
-        """One run for all; each picture's time is its share."""
-        started = perf_counter()
-        predictions = self.classifier.predictions(self.classifier.classify(np.stack(prepared)))
-        share_s = (perf_counter() - started) / len(prepared)
-        return [work.done(prediction, self.classifier.model, share_s)
-                for work, prediction in zip(works, predictions, strict=True)]
+    def answer(self, prepared: Sequence[Prepared], works: Sequence[Work]) -> list[Outcome]:
+        """One run for all that asked for the same model, which nearly always is all."""
+        outcomes: dict[int, Outcome] = {}
+        for classifier in {id(classifier): classifier for classifier, _ in prepared}.values():
+            chosen = [at for at, (other, _) in enumerate(prepared) if other is classifier]
+            started = perf_counter()
+            predictions = classifier.predictions(classifier.classify(np.stack([prepared[at][1] for at in chosen])))
+            share_s = (perf_counter() - started) / len(chosen)
+            outcomes |= {at: works[at].done(prediction, classifier.model, share_s)
+                         for at, prediction in zip(chosen, predictions, strict=True)}
+        return [outcomes[at] for at in range(len(prepared))]
 
 
 class Container:
@@ -56,13 +61,9 @@ class Container:
         self._classification: Classification | None = None
 
     def classification(self) -> Classification:
-        """The model, opened by the first who asks; again, if that failed. Raises BadBundle, NotFound."""
+        """The models, opened by the first who asks; again, if that failed. Raises BadBundle, NotFound, Unavailable."""
         if self._classification is None:
-            settings = self.settings
-            classifier = Classifier(open_bundle(settings, default_folder(settings)), threads=settings.threads)
-            classifier.warm_up()
-            limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
-            self._classification = Classification(classifier, limits)
+            self._classification = Classification(self.settings)
         return self._classification
 
     def open(self) -> None:
@@ -95,7 +96,7 @@ def infer(event: Any, context: Any, container: Container) -> dict[str, Any]:
 
 def _tell(container: Container, job: Job, outcome: Outcome) -> None:
     """One line for each picture, and what CloudWatch counts."""
-    few_labels = len(container.classification().classifier.manifest.labels) <= MOST_LABELS
+    few_labels = len(container.classification().shelf.default.manifest.labels) <= MOST_LABELS
     label = outcome.predicted_label if few_labels else None
     reason = outcome.error["title"] if outcome.error else None
     apart = {"Predictions": "Label"} if label else {"Failures": "Reason"} if reason else {}

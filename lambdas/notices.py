@@ -85,7 +85,7 @@ def _notices(record: dict[str, Any]) -> list[Notice]:
     """None for a removal, and for the empty object that the console makes for a folder."""
     if record.get("eventSource", "aws:s3") != "aws:s3":
         raise ValueError("of another service")
-    if not str(record["eventName"]).removeprefix("s3:").startswith("ObjectCreated:"):
+    if not record["eventName"].removeprefix("s3:").startswith("ObjectCreated:"):
         return []
     bucket, stored = record["s3"]["bucket"]["name"], record["s3"]["object"]
     key = unquote_plus(stored["key"], errors="strict")

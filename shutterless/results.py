@@ -471,8 +471,9 @@ def migrate(url: str, *, reach: Reach = Reach(), grant: Mapping[str, str | None]
     of `shutterless.migrations.roles` to make, each with its password, None for one that has none.
     """
     engine = _engine(url, reach)
+    patience = _Patience(engine, reach.answer_s) if reach.answer_s else nullcontext()
     try:
-        with _reachable():
+        with _reachable(), patience:
             if (_schema_version(engine) or "") < HEAD:
                 with _locked(engine) as connection:
                     _upgrade(connection)

@@ -23,7 +23,10 @@ GRACE_S = 300  # after that, an upload that began in time may still be arriving
 
 NEVER_ARRIVED: ErrorNote = {
     "title": "never_arrived",
-    "detail": "The picture did not come before its form expired. Ask for a new form, or send it to /upload-image."}
+    "detail": "The picture did not come in time. Send it again."}
+NOT_STORED: ErrorNote = {
+    "title": "Not stored",
+    "detail": "The picture could not be stored, as the answer to the upload said. Send it again."}
 _KEY = re.compile(r"uploads/([a-z]+)/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[a-z]+")
 _TASK = re.compile(r"uploads/([a-z]+)/")
 

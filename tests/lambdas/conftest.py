@@ -1,14 +1,21 @@
-"""Events as API Gateway, function URLs and people make them."""
+"""Events as API Gateway, function URLs and people make them, and what stands behind the functions."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
+from PIL import Image
+
+from lambdas.infer import Container
+from lambdas.storage import Storage
+from shutterless.settings import Settings
 
 Event = dict[str, Any]
 
@@ -71,15 +78,25 @@ def carried(body: bytes) -> Event:
 SHAPES = {"rest": rest, "http": http, "url": url}
 
 
-@pytest.fixture(params=SHAPES)
-def make_event(request: pytest.FixtureRequest) -> Callable[..., Event]:
-    """`make_event("POST", "/predict", body, content_type, query="top=3", headers={...})`, in each of the three shapes."""
+def maker(shape: Callable[..., Event]) -> Callable[..., Event]:
     def make_event(method: str, path: str, body: bytes = b"", content_type: str | None = None, query: str | dict[str, str] = "",
                    headers: dict[str, str] | None = None) -> Event:
         query = query if isinstance(query, str) else urlencode(query)
-        event: Event = SHAPES[request.param](method, path, body, content_type, query, headers or {})
+        event: Event = shape(method, path, body, content_type, query, headers or {})
         return json.loads(json.dumps(event))
     return make_event
+
+
+@pytest.fixture(params=SHAPES)
+def make_event(request: pytest.FixtureRequest) -> Callable[..., Event]:
+    """`make_event("POST", "/predict", body, content_type, query="top=3", headers={...})`, in each of the three shapes."""
+    return maker(SHAPES[request.param])
+
+
+@pytest.fixture
+def rest_event() -> Callable[..., Event]:
+    """The same, in one shape: where what comes after the event is tested."""
+    return maker(rest)
 
 
 @pytest.fixture
@@ -91,3 +108,71 @@ def context() -> Context:
 def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
     """`lines()`: what was logged since the last call, each line as the JSON that it has to be."""
     return lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+# Functions in the VPC: a database with its roles, a versioned bucket, a tiny model.
+
+@pytest.fixture(scope="session")
+def migrated_database(new_postgres_database: Callable[[], str]) -> str:
+    """A database with the schema, and with a role for each function, shared by all tests: their pictures do not meet."""
+    from shutterless.migrations.roles import RIGHTS
+    from shutterless.results import migrate
+
+    url = new_postgres_database()
+    migrate(url, grant=dict.fromkeys(RIGHTS))
+    return url
+
+
+@pytest.fixture
+def settings_of(migrated_database: str, bucket: str, models_dir: Path) -> Callable[..., Settings]:
+    """`settings_of("infer", max_receives=2)`: what that function finds in its environment, its own database role first."""
+    def settings_of(function: str, **others: Any) -> Settings:
+        url = migrated_database.replace("//postgres:@", f"//shutterless_{function}:@")
+        assert url != migrated_database
+        return Settings(**{"model": "colours", "models_dir": models_dir, "database_url": url,
+                           "objects_url": f"s3://{bucket}"} | others)
+    return settings_of
+
+
+@pytest.fixture
+def open_storage() -> Iterator[Callable[[Settings], Storage]]:
+    """Opens what a function opens; closed after the test."""
+    opened = []
+
+    def open_storage(settings: Settings) -> Storage:
+        opened.append(Storage(settings, os.environ))
+        return opened[-1]
+
+    yield open_storage
+    for storage in opened:
+        storage.close()
+
+
+@pytest.fixture
+def container(settings_of: Callable[..., Settings], open_storage: Callable[[Settings], Storage]) -> Container:
+    """What infer keeps while its container lives."""
+    settings = settings_of("infer")
+    return Container(settings, open_storage(settings))
+
+
+@pytest.fixture(scope="session")
+def jpeg(encode: Callable[..., bytes]) -> Callable[..., bytes]:
+    """`jpeg("red")`: a picture that the model colours calls red."""
+    def jpeg(colour: str = "red", size: tuple[int, int] = (40, 30)) -> bytes:
+        return encode(Image.new("RGB", size, colour), "JPEG")
+    return jpeg
+
+
+@pytest.fixture
+def post(s3: object, bucket: str, boto_session: Any) -> Iterator[Callable[..., str]]:
+    """`post(form, picture)`: uses a presigned form as a browser does; returns the version of the object that it made."""
+    import httpx
+
+    client = boto_session.client("s3")
+
+    def post(form: dict[str, Any], picture: bytes, **changed: str) -> str:
+        answer = httpx.post(form["url"], data=form["fields"] | changed, files={"file": ("picture", picture)})
+        assert answer.status_code in (200, 201, 204), answer.text
+        return str(client.head_object(Bucket=bucket, Key=form["fields"]["key"])["VersionId"])
+    yield post
+    client.close()

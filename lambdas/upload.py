@@ -1,0 +1,70 @@
+"""upload: pictures come in. POST /upload-image keeps one; POST /uploads gives a form with which S3 takes one."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from functools import cache, partial
+from typing import Any
+
+from lambdas.answers import Answer
+from lambdas.door import Door, serve
+from lambdas.events import MAX_INLINE_BYTES, TOO_LARGE, Request
+from lambdas.storage import Storage, renew_after_snapshots
+from shutterless.errors import TooLarge
+from shutterless.settings import Settings
+from shutterless.uploads import FORM_S, GRACE_S, NOT_STORED, read_announcement, read_upload
+
+
+def upload_image(request: Request, settings: Settings, storage: Storage) -> Answer:
+    """Write the row, store the picture, answer 202: infer finds the row, and whoever got a 202 gets an answer.
+
+    If this ends in between, the row is found late by whoever reads it.
+    """
+    most = min(settings.max_bytes, MAX_INLINE_BYTES)
+    try:
+        upload = read_upload(request.headers.get("content-type"), request.body, request.query, most)
+    except TooLarge as error:
+        raise (error if most == settings.max_bytes else TooLarge(TOO_LARGE)) from error
+    request_id = request.request_id
+    receipt, objects = upload.receipt(request_id, storage.bucket), storage.objects
+    storage.results.add_pending(request_id, upload.arrival(request_id, asked_model=upload.model), expected_s=FORM_S)
+    try:
+        objects.put(upload.key(request_id), upload.picture, upload.format.content_type)
+    except Exception:
+        storage.results.expire(request_id, NOT_STORED)
+        raise
+    return Answer(status=202, body=receipt, headers={"location": f"/results?request_id={request_id}"})
+
+
+def give_form(request: Request, settings: Settings, storage: Storage) -> Answer:
+    """A row that waits for the picture, and a form that puts exactly that picture into the bucket."""
+    announced = read_announcement(request.body, settings.max_bytes)
+    request_id = request.request_id
+    expires_at = datetime.now(UTC) + timedelta(seconds=FORM_S)
+    form = storage.objects.form(announced.key(request_id), announced.format.content_type, announced.size_bytes, FORM_S)
+    storage.results.add_pending(request_id, announced.arrival(request_id), expected_s=FORM_S + GRACE_S)
+    return Answer(status=201, headers={"location": f"/results?request_id={request_id}", "cache-control": "no-store"},
+                  body={"request_id": request_id, "url": form["url"], "fields": form["fields"],
+                        "expires_at": expires_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+                        "max_bytes": announced.size_bytes})
+
+
+def open_door(settings: Settings, storage: Storage) -> Door:
+    """The routes of this function."""
+    return Door(function="upload", bare_path="/upload-image", settings=settings, routes={
+        ("POST", "/upload-image"): partial(upload_image, settings=settings, storage=storage),
+        ("POST", "/uploads"): partial(give_form, settings=settings, storage=storage)})
+
+
+@cache
+def _door() -> Door:
+    settings = Settings.from_environment(os.environ)
+    storage = Storage(settings, os.environ)
+    renew_after_snapshots(storage)
+    return open_door(settings, storage)
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Lambda's entry."""
+    return serve(event, context, _door())
