@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help local test check train export publish bench lock install-export clean
+.PHONY: help local test check images invoke base train export publish bench bench-cold lock install-export clean
 
 BIN := .venv/bin
 MADE := .venv/made
@@ -51,19 +51,38 @@ export: install-export ## trained weights -> graph, parity, quantisation, report
 publish: $(MADE)/export ## a bundle to S3, under a version that never changes   [ARGS="--help"]
 	@exec $(BIN)/shutterless publish $(ARGS)
 
+images: $(MADE)/project ## the functions' container images   [MODEL=name BASE_IMAGE=image DB_CA=file.pem PLATFORM=linux/arm64]
+	@exec $(BIN)/shutterless images $(if $(MODEL),--model '$(MODEL)') $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') \
+		$(if $(DB_CA),--db-ca '$(DB_CA)') $(if $(PLATFORM),--platform '$(PLATFORM)') $(ARGS)
+
+invoke: $(MADE)/project ## predict in its container, asked once; needs no credentials   [MODEL=name EVENT=file PORT=9000]
+	@exec $(BIN)/shutterless invoke '$(or $(EVENT),events/predict.json)' $(if $(MODEL),--model '$(MODEL)') \
+		$(if $(PORT),--port '$(PORT)') $(ARGS)
+
+base: $(MADE)/project ## a base image for `make images` where no container registry can be reached: Debian, as root
+	@exec $(BIN)/shutterless images base
+
 bench: $(MADE)/bench ## the server's start and its cost per picture, against decode + preprocess + inference   [MODEL=name]
 	@$(BIN)/python -m benchmarks.predict $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+bench-cold: $(MADE)/bench ## cold and warm in containers, beside a handler as they are usually written   [BASE_IMAGE=image]
+	@$(BIN)/python -m benchmarks.cold $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') $(ARGS)
 
 install-export: $(MADE)/export $(MADE)/torch ## what training and export need: torch, too   [TORCH="torch==... ..."]
 
 # dev holds every extra, so it is solved first and rules the others: one version of a package, whatever is installed.
 lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [ARGS=--upgrade]
 	@$(COMPILE) --annotation-style line $(ARGS) pyproject.toml --extra dev -o requirements/dev.txt >/dev/null
-	@for extra in lambda onprem export bench; do \
+	@for extra in onprem export bench; do \
 		$(COMPILE) --no-annotate $(ARGS) pyproject.toml --extra $$extra --constraints requirements/dev.txt \
 			-o requirements/$$extra.txt >/dev/null || exit 1; \
 	done
+	@for image in api inference; do \
+		$(COMPILE) --no-annotate $(ARGS) pyproject.toml --extra lambda --constraints requirements/dev.txt \
+			--excludes requirements/not-in-$$image.in -o requirements/$$image.txt >/dev/null || exit 1; \
+	done
 	@$(COMPILE) --no-annotate $(ARGS) --group installer -o requirements/installer.txt >/dev/null
+	@$(COMPILE) --no-annotate $(ARGS) --group base --no-deps -o requirements/base.txt >/dev/null
 
 clean: ## remove all that was made: .venv, var (results, pictures, trainings) and caches
 	rm -rf .venv var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,8 @@ from cli import (
     event,
     export,
     graph,
+    images,
+    invoke,
     models,
     optimise,
     parity,
@@ -34,7 +36,8 @@ from shutterless.errors import ShutterlessError
 # it and returns the exit code. What it drives is imported in `run`, so that --help and a typing error cost nothing.
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check, bench)),
-    ("Serve it", (serve, event)),
+    ("Serve it", (serve,)),
+    ("In containers, as on AWS", (images, event, invoke)),
     ("Make one", (train, export, optimise, sign, check_signature, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )

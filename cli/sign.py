@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from model_export.sign import sign
     from shutterless.bundles import read_bundle
 
-    bundle = read_bundle(bundle_folder(read_settings(model=arguments.bundle)))
+    bundle = read_bundle(bundle_folder(read_settings(model=arguments.bundle)), every_file=True)
     signature = sign(bundle, arguments.key, ask_password)
     print(f"{bundle.manifest.name}/{bundle.manifest.version} is signed: {signature}")
     return 0

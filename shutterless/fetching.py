@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shutterless.bundles import MANIFEST, Bundle, read_bundle
+from shutterless.bundles import MANIFEST, Bundle, fitting_graphs, read_bundle
 from shutterless.credentials import CredentialSource
 from shutterless.errors import BadBundle, BadSettings, NotFound
 from shutterless.manifests import BundleFile, parse_manifest
@@ -49,11 +49,11 @@ def parse_uri(uri: str) -> Place:
 
 
 def fetch_bundle(uri: str, into: Path, environ: Mapping[str, str], *, also: tuple[str, ...] = (),
-                 credentials: CredentialSource | None = None, get: Get | None = None) -> Bundle:
+                 every_file: bool = False, credentials: CredentialSource | None = None, get: Get | None = None) -> Bundle:
     """The bundle, in `into`/<digest of its manifest>/; if it is there already, S3 is asked for the manifest at most.
 
-    also: files that no manifest lists, such as a signature; they may be missing, and are asked for each time, since they may
-    come later. get: how to read the bucket; default, `Bucket.get`. Of several processes one fetches and the others wait.
+    every_file: not only those that are opened on this machine. also: files that no manifest lists, such as a signature;
+    they may be missing, and are asked for each time, since they may come later. get: how to read the bucket; default, `Bucket.get`. Of several processes one fetches and the others wait.
     Raises BadBundle when what came differs, NotFound, BadSettings and Unavailable as `get` does. A fetch that fails leaves
     nothing behind; what a killed one left is removed by the next.
     """
@@ -63,13 +63,13 @@ def fetch_bundle(uri: str, into: Path, environ: Mapping[str, str], *, also: tupl
     get = get or Bucket(place.bucket, environ, credentials or CredentialSource(environ)).get
     with _alone(into):
         kept = _kept(into / place.sha256) if place.sha256 else None
-        bundle = kept or _fetch(get, place, into)
+        bundle = kept or _fetch(get, place, into, every_file)
         for path in also:
             _renew(get, place, path, bundle.folder)
     return bundle
 
 
-def _fetch(get: Get, place: Place, into: Path) -> Bundle:
+def _fetch(get: Get, place: Place, into: Path, every_file: bool) -> Bundle:
     try:
         text = get(f"{place.prefix}/{MANIFEST}", 0, None)
     except NotFound as error:
@@ -84,10 +84,12 @@ def _fetch(get: Get, place: Place, into: Path) -> Bundle:
     manifest = parse_manifest(text)
     unfinished = into / f".{digest}{UNFINISHED}"
     unfinished.mkdir()
-    _fetch_files(get, place.prefix, manifest.files, unfinished)
+    optimised = fitting_graphs(manifest)
+    wanted = manifest.files if every_file else {path: manifest.files[path] for path in manifest.needed(optimised)}
+    _fetch_files(get, place.prefix, wanted, unfinished)
     (unfinished / MANIFEST).write_bytes(text)
     unfinished.rename(into / digest)
-    return Bundle(folder=into / digest, manifest=manifest, sha256=digest)
+    return Bundle(folder=into / digest, manifest=manifest, sha256=digest, optimised=optimised)
 
 
 def _kept(folder: Path) -> Bundle | None:

@@ -25,7 +25,7 @@ def default_bundle(settings: Settings) -> Bundle:
 
 def _fetched(uri: str, into: Path, also: tuple[str, ...]) -> Bundle:
     """In Lambda without boto3, which costs a cold start half a second; elsewhere with it, since it knows profiles, an
-    instance's role and proxies."""
+    instance's role and proxies; and every file, for whoever checks the copy."""
     from shutterless.fetching import fetch_bundle, parse_uri
 
     if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
@@ -33,7 +33,7 @@ def _fetched(uri: str, into: Path, also: tuple[str, ...]) -> Bundle:
     from shutterless.aws import S3Objects
 
     with closing(S3Objects(parse_uri(uri).bucket)) as bucket:
-        return fetch_bundle(uri, into, os.environ, also=also, get=bucket.part)
+        return fetch_bundle(uri, into, os.environ, also=also, every_file=True, get=bucket.part)
 
 
 def open_bundle(settings: Settings, folder: Path) -> Bundle:

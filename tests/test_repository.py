@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = sorted(path for path in (ROOT / "requirements").glob("*.txt") if path.name != "torch.txt")
+IMAGES = ("api", "inference")
 VERBS = re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 COMMANDS = [command.__name__.removeprefix("cli.").replace("_", "-") for _, members in GROUPS for command in members]
 
@@ -69,9 +70,12 @@ def pins(lock: Path) -> dict[str, list[tuple[Requirement, int]]]:
 
 
 def wanted(extra: str) -> list[Requirement]:
-    """What an extra asks for, the extras that it names opened out."""
-    if extra == "installer":
-        return [Requirement(text) for text in PROJECT["dependency-groups"]["installer"]]
+    """What a lock is of: an extra, the extras that it names opened out; a group; or an image's part of the extra lambda."""
+    if extra in PROJECT["dependency-groups"]:
+        return [Requirement(text) for text in PROJECT["dependency-groups"][extra]]
+    if extra in IMAGES:
+        left_out = (ROOT / f"requirements/not-in-{extra}.in").read_text(encoding="utf-8").splitlines()
+        return [requirement for requirement in wanted("lambda") if requirement.name not in left_out]
     asked = [Requirement(text) for text in PROJECT["project"]["optional-dependencies"][extra]]
     inner = [name for requirement in asked if requirement.name == "shutterless" for name in requirement.extras]
     return [*map(Requirement, PROJECT["project"]["dependencies"]), *(r for r in asked if r.name != "shutterless"),
@@ -79,7 +83,7 @@ def wanted(extra: str) -> list[Requirement]:
 
 
 def test_there_is_a_lock_for_every_place_where_code_runs():
-    assert [lock.stem for lock in LOCKS] == ["bench", "dev", "export", "installer", "lambda", "onprem"]
+    assert [lock.stem for lock in LOCKS] == ["api", "base", "bench", "dev", "export", "inference", "installer", "onprem"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
@@ -102,7 +106,7 @@ def test_a_lock_holds_what_pyproject_asks_for_in_versions_that_fit(lock):
 
 def test_locks_agree_so_that_no_extra_replaces_what_another_installed():
     dev = pins(ROOT / "requirements/dev.txt")
-    for extra in ("lambda", "onprem", "export", "bench"):
+    for extra in ("api", "inference", "onprem", "export", "bench"):
         for name, entries in pins(ROOT / f"requirements/{extra}.txt").items():
             assert {str(pin) for pin, _ in entries} <= {str(pin) for pin, _ in dev[name]}, f"{name} in {extra}"
 

@@ -1,0 +1,178 @@
+"""Build the container images of the functions; where no source has changed, nothing is built.
+
+An image's tags are the hash of its sources, and `latest`. `api` holds the functions upload, query and migrate,
+`inference` predict and infer, with the model baked in. `base` is a stand-in for AWS's base image, for machines that reach
+no container registry; it needs Debian's mmdebstrap and root.
+
+examples:
+  shutterless images
+  shutterless images inference --model my-model
+  shutterless images base
+  shutterless images --base-image shutterless-base:local
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from shutterless.errors import BadSettings
+
+ROOT = Path(__file__).parent.parent
+AWS_BASE = "public.ecr.aws/lambda/python:3.13"
+LOCAL_BASE = "shutterless-base:local"
+IMAGES = ("api", "inference")
+BASE_SOURCES = ("docker/base", "requirements/base.txt")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which images, and what goes into them."""
+    parser.add_argument("images", nargs="*", metavar="IMAGE", choices=[*IMAGES, "base", []], default=IMAGES,
+                        help="api, inference or base (default: api inference)")
+    parser.add_argument("--model", metavar="MODEL", help="the bundle to bake in: NAME (its newest version) or NAME/VERSION")
+    parser.add_argument("--base-image", metavar="IMAGE", default=AWS_BASE, help=f"what they stand on (default: {AWS_BASE})")
+    parser.add_argument("--db-ca", type=Path, metavar="FILE",
+                        help="certificates that vouch for the database, such as RDS's bundle; a .pem file of this folder")
+    parser.add_argument("--platform", metavar="PLATFORM", choices=["linux/amd64", "linux/arm64"],
+                        help="linux/amd64 or linux/arm64 (default: what Docker runs on)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build what is not there yet, and say what each image weighs."""
+    platform = docker_platform()
+    if "base" in arguments.images:
+        build_base()
+    wanted = [name for name in IMAGES if name in arguments.images]
+    if wanted:
+        _fetch_base(arguments.base_image)
+    for name in wanted:
+        build(name, {"BASE_IMAGE": arguments.base_image, "PLATFORM": arguments.platform or platform,
+                     "MODEL": bundle_in_models(arguments.model), "DB_CA": _certificates(arguments.db_ca)})
+    return 0
+
+
+def build(name: str, values: Mapping[str, str]) -> str:
+    """Build docker/<name>.Dockerfile with the build arguments `values`, unless it was; returns its tag, name:hash."""
+    recipe = ROOT / "docker" / f"{name}.Dockerfile"
+    values = {name: value for name, value in values.items() if re.search(rf"^ARG {name}\b", recipe.read_text(), re.MULTILINE)}
+    tag = f"shutterless-{name}:{source_hash(recipe, values)}"
+    if is_there(tag):
+        print(f"{tag}: there already, as no source of it has changed")
+    else:
+        options = [word for item in values.items() for word in ("--build-arg", "=".join(item))]
+        _docker("build", "--file", str(recipe), "--tag", tag, *options, ".",
+                remedy="The lines above say which step of the build failed.")
+        print(f"{tag}: built, {_compressed_bytes(tag) / 1e6:.1f} MB compressed")
+    _docker("tag", tag, f"shutterless-{name}:latest")
+    return tag
+
+
+def build_base() -> None:
+    """Make LOCAL_BASE, unless these sources made it before."""
+    digest = _hash(_files(BASE_SOURCES), {})
+    tag = f"shutterless-base:{digest}"
+    if is_there(tag):
+        print(f"{tag}: there already, as no source of it has changed")
+    else:
+        if not shutil.which("mmdebstrap"):
+            raise BadSettings("The local base image is made of Debian packages by mmdebstrap, which is not installed. "
+                              "On Debian or Ubuntu: apt-get install mmdebstrap.")
+        made = subprocess.run([ROOT / "docker/base/make-base", tag], check=False, stdout=sys.stderr,
+                              env={**os.environ, "UV": str(Path(sys.executable).with_name("uv"))})
+        if made.returncode:
+            raise BadSettings("The local base image could not be made. The lines above say why.")
+        print(f"{tag}: made, {_compressed_bytes(tag) / 1e6:.1f} MB compressed")
+    _docker("tag", tag, LOCAL_BASE)
+
+
+def source_hash(recipe: Path, values: Mapping[str, str]) -> str:
+    """16 hex digits that stand for all that goes into an image: the Dockerfile, what it copies, and build arguments."""
+    text = re.sub(r"\$\{(\w+)\}", lambda name: values.get(name[1], ""), recipe.read_text(encoding="utf-8"))
+    copied = [source for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE) for source in line.split()[:-1]]
+    return _hash([recipe, *_files(copied)], values)
+
+
+def _files(names: Iterable[str]) -> list[Path]:
+    """All files of these files and folders of the project that a build sees, in order."""
+    places = [ROOT / name for name in names]
+    found = {file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file()}
+    return sorted(file for file in found if "__pycache__" not in file.parts and not file.name.startswith("report."))
+
+
+def _hash(files: list[Path], values: Mapping[str, str]) -> str:
+    listed = [(file.relative_to(ROOT).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    return hashlib.sha256(json.dumps([listed, sorted(values.items())]).encode()).hexdigest()[:16]
+
+
+def bundle_in_models(model: str | None) -> str:
+    """NAME/VERSION of a bundle that lies in the project's models folder and is whole."""
+    from cli.environment import read_settings
+    from shutterless.bundles import find_bundle, read_bundle
+
+    folder = read_bundle(find_bundle(model or read_settings().model, ROOT / "models")).folder
+    if not folder.is_relative_to(ROOT / "models"):
+        raise BadSettings(f"Expected a bundle of the models folder, got {folder.name} elsewhere. Copy it into models/.")
+    return folder.relative_to(ROOT / "models").as_posix()
+
+
+def _certificates(file: Path | None) -> str:
+    """Its name in the folder that the build sees."""
+    if file is None:
+        return ""
+    path = file.resolve()
+    if not (path.is_file() and path.parent == ROOT and path.suffix == ".pem"):
+        raise BadSettings(f"--db-ca: expected a .pem file in the project's folder, got {file}. Copy it there.")
+    return path.name
+
+
+def docker_platform() -> str:
+    """What the daemon runs on. Raises BadSettings where there is none."""
+    if not shutil.which("docker"):
+        raise BadSettings("Images are built by Docker, which is not installed. Install it; on Debian: apt-get install docker.io.")
+    asked = subprocess.run(["docker", "version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"], capture_output=True,
+                           text=True, check=False)
+    if asked.returncode:
+        raise BadSettings("Docker does not answer. Start it (Linux: systemctl start docker, or dockerd), or become a user who "
+                          "may ask it.")
+    return asked.stdout.strip()
+
+
+def _fetch_base(image: str) -> None:
+    """Pull the base image if it is not there."""
+    if is_there(image):
+        return
+    if subprocess.run(["docker", "pull", "--quiet", image], stdout=sys.stderr, check=False).returncode:
+        raise BadSettings(f"The base image {image} is not here and cannot be pulled. Where no container registry can be "
+                          f"reached, make a local one: make base, then make images BASE_IMAGE={LOCAL_BASE}.")
+
+
+def is_there(image: str) -> bool:
+    """Whether Docker has it."""
+    return subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
+
+
+def _docker(*words: str, remedy: str = "") -> None:
+    """Run the docker client in the project's folder; what it prints goes to standard error."""
+    # Lambda refuses images with attestations.
+    done = subprocess.run(["docker", *words], cwd=ROOT, check=False, stdout=sys.stderr,
+                          env={**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"})
+    if done.returncode:
+        raise BadSettings(f"docker {words[0]} failed. {remedy or 'The lines above say why.'}")
+
+
+def _compressed_bytes(tag: str) -> int:
+    """Bytes of `docker save`, gzipped: about what a registry stores and a cold start pulls."""
+    packer, total = zlib.compressobj(wbits=31), 0
+    with subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE) as saving:
+        for chunk in iter(lambda: saving.stdout.read(1 << 20), b"") if saving.stdout else ():
+            total += len(packer.compress(chunk))
+    return total + len(packer.flush())
