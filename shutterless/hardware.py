@@ -67,8 +67,9 @@ def features_in_sysctl(text: str) -> frozenset[str]:
 
 def _ort_version() -> str | None:
     """From the package's first lines, since importing it takes 100 ms, and importlib.metadata 40."""
-    if "onnxruntime" in sys.modules:
-        return str(sys.modules["onnxruntime"].__version__)
+    imported = getattr(sys.modules.get("onnxruntime"), "__version__", None)  # None while another thread imports it
+    if imported is not None:
+        return str(imported)
     spec = find_spec("onnxruntime")
     if spec is None or spec.origin is None:
         return None

@@ -1,10 +1,13 @@
+import importlib.machinery
 import subprocess
 import sys
 from dataclasses import replace
+from types import ModuleType
 
 import onnxruntime
 import pytest
 
+from shutterless import hardware
 from shutterless.hardware import Machine, features_in_cpuinfo, features_in_sysctl, this_machine
 from shutterless.manifests import OptimisedGraph
 
@@ -57,3 +60,11 @@ def test_this_machine_is_known_before_anything_heavy_is_imported():
     ort, *modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert ort == onnxruntime.__version__ == this_machine().ort
     assert {"numpy", "onnxruntime", "importlib.metadata", "subprocess"} & set(modules) == set()
+
+
+def test_the_version_is_known_while_another_thread_imports_onnxruntime(monkeypatch):
+    version = hardware._ort_version()
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))  # as it is before its first line has run
+    sys.modules["onnxruntime"].__spec__ = importlib.machinery.PathFinder.find_spec("onnxruntime")
+    assert version
+    assert hardware._ort_version() == version
