@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
 
 from onprem.answers import json_answer
 from onprem.docs import PICTURE, answers
@@ -19,10 +21,23 @@ from shutterless.pictures import Limits
 QUICK_BYTES, QUICK_S = 32_768, 0.01
 MODEL = "A bundle as NAME (its newest version) or NAME/VERSION; GET /models lists them."
 
+
 routes = APIRouter(tags=["predict"])
 
 
-@routes.post("/predict", openapi_extra=PICTURE, responses=answers(Prediction, 400, 404, 408, 413, 415, 422, 503))
+class Bare(APIRoute):
+    """A route whose query may be left out: its defaults then hold, and FastAPI is not asked to find that out, which would
+    take a tenth of the time that the server adds to a prediction."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        by_fastapi = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            answer: Response = await (by_fastapi(request) if request.scope["query_string"] else self.endpoint(request))
+            return answer
+        return handle
+
+
 async def predict(request: Request, model: Annotated[str | None, Query(description=MODEL)] = None,
                   top: Annotated[int, Query(ge=1, le=1000, description="How many labels to rank")] = 5) -> Response:
     """Classify one picture, and answer with its label."""
@@ -37,6 +52,10 @@ async def predict(request: Request, model: Annotated[str | None, Query(descripti
     timings = answer["timings"]
     spent = ", ".join(f"{name};dur={1000 * timings[f'{name}_s']:.2f}" for name in ("preprocess", "inference"))
     return json_answer(answer, headers={"server-timing": spent})
+
+
+routes.add_api_route("/predict", predict, methods=["POST"], route_class_override=Bare, openapi_extra=PICTURE,
+                     responses=answers(Prediction, 400, 404, 408, 413, 415, 422, 503))
 
 
 def _is_quick(door: Door, body: bytes) -> bool:
