@@ -88,7 +88,7 @@ def strangers_section(inside: Energies, outside: Energies, threshold: float, kep
                    plot=plots.energy_plot(inside, outside, threshold))
 
 
-def cost_section(folder: Path, serving: Graph, timed: Mapping[str, Any], compared: int) -> Section:
+def cost_section(files: Sequence[Path], serving: Graph, timed: Mapping[str, Any], compared: int) -> Section:
     """Bytes, opening and running of the graph that serves."""
     opened = {"plain InferenceSession(\"model.onnx\")": "plain", "model.onnx, as the doors open it": "portable"}
     rows = [("", "median"), *((f"session open, {what}", f"{timed[f'session_open_{key}_ms']:.1f} ms")
@@ -96,7 +96,7 @@ def cost_section(folder: Path, serving: Graph, timed: Mapping[str, Any], compare
     if serving.optimised:
         rows.append(("session open, optimised graph", f"{timed['session_open_ms']:.1f} ms"))
     rows.append((f"session.run, one picture, {timed['threads']} thread", f"{timed['run_p50_ms']:.2f} ms (n = {timed['n']})"))
-    rows += [(path.name, f"{path.stat().st_size / 1e6:.2f} MB") for path in _graphs(folder)]
+    rows += [(path.name, f"{path.stat().st_size / 1e6:.2f} MB") for path in files]
     served = (f"{serving.path.name}, which answers bit for bit like model.onnx on {compared} pictures" if serving.optimised
               else "model.onnx, since none was optimised beforehand")
     return Section("What does it cost?", f"Measured on {timed['processor']}. The graph that serves there is {served}.",
@@ -116,10 +116,6 @@ def _kind(operator: str) -> int:
     if operator in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"):
         return 1
     return 0 if operator.startswith(("QLinear", "QGemm", "NhwcMaxPool")) or operator.endswith("Integer") else 2
-
-
-def _graphs(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("model*.onnx"), *folder.glob("model*.onnx.data")])
 
 
 def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
