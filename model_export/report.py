@@ -68,7 +68,7 @@ def accuracy_sections(logits: Logits, targets: Targets, labels: Sequence[str], t
 def parity_section(fp32: Parity, served: Mapping[str, Parity], *, real: bool) -> Section:
     """How far each graph is from torch; `real`: on pictures, not on noise."""
     rows: list[Sequence[str]] = [("graph", "pictures", "top-1 equal", "largest difference of a logit", "of a confidence")]
-    compared = {"fp32, before anything else": fp32, **{f"{kind}, as it is judged": found for kind, found in served.items()}}
+    compared = {"fp32, as exported": fp32, **{f"{kind}, as judged": found for kind, found in served.items()}}
     rows += [(name, str(p.n), _percent(p.top1_agreement), f"{p.logits_difference:.1e}", f"{p.confidence_difference:.1e}")
              for name, p in compared.items()]
     return Section("Does it answer like torch?", "Pictures that were kept from training, where it is known which." if real else
@@ -82,8 +82,8 @@ def strangers_section(inside: Energies, outside: Energies, threshold: float, kep
     met = "met" if found >= AUROC_GOAL else "missed"
     return Section("Does it know what it does not know?",
                    f"in_distribution compares the energy of the logits with {threshold:.2f} nats, above which 99 % of the "
-                   f"pictures lie that the threshold was chosen on. Of {kept.n} test pictures {percent(kept)} pass; of "
-                   f"{refused.n} pictures of another kind {percent(refused)} are refused. AUROC {found:.3f} (95 % interval "
+                   f"pictures lie that the threshold was chosen on. Of the test pictures {percent(kept)} pass, of pictures "
+                   f"of another kind {percent(refused)} are refused. AUROC {found:.3f} (95 % interval "
                    f"{low:.3f} to {high:.3f}); the goal is at least {AUROC_GOAL}: {met}.",
                    plot=plots.energy_plot(inside, outside, threshold))
 
