@@ -124,9 +124,9 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
     (folder / "report.html").write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
         f"<h1>{escape(title)}</h1>\n{body}\n</html>\n")
-    (folder / "plots").mkdir(exist_ok=True)
     for section in sections:
         if section.plot:
+            (folder / "plots").mkdir(exist_ok=True)
             (folder / _plot_file(section)).write_text(section.plot)
     (folder / "report.md").write_text(f"# {title}\n\n" + "\n\n".join(_markdown(s) for s in sections) + "\n")
 
