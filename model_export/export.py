@@ -16,7 +16,7 @@ from model_export.datasets import prepare
 from model_export.errors import ExportError
 from model_export.graph import opset, write_graph
 from model_export.judge import Judgement, judge, judge_outliers, judge_speed
-from model_export.optimise import bundle_files, optimise, pack
+from model_export.optimise import bundle_files, make_serving
 from model_export.parity import Parity, check_parity
 from model_export.quantize import quantize
 from model_export.report import Section
@@ -77,9 +77,7 @@ def _fill(source: Source, folder: Path, name: str, version: str, precision: str,
         step("quantize: calibrating int8")
         quantize(fp32, int8, pixels[sample(source, "train", CALIBRATION_PICTURES)], method=method)
     step("optimise: for machines like this one")
-    pack(int8 if precision == "int8" else fp32, portable)
-    optimised = optimise(portable, when, asked)
-    serving = Graph(folder / optimised.graph, optimised=True) if optimised else Graph(portable)
+    serving, optimised = make_serving(int8 if precision == "int8" else fp32, portable, when, asked)
     judgement = Judgement()
     if source.pictures:
         step("report: judging on unseen pictures" if source.unseen else "report: judging on the pictures given")
@@ -91,7 +89,7 @@ def _fill(source: Source, folder: Path, name: str, version: str, precision: str,
     judge_speed(judgement, portable, serving, source.spec.side, len(asked))
     for scratch in (fp32, int8):
         scratch.unlink(missing_ok=True)
-    write_manifest(source, folder, name, version, precision, parity, judgement, (optimised,) if optimised else ())
+    write_manifest(source, folder, name, version, precision, parity, judgement, optimised)
     write_card(source, folder, f"{name} {version}: report card", parity, judgement)
 
 
