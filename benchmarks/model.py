@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     from benchmarks.references.torch_eager import Eager
 
 SERVED, PLAIN, PLAIN_FP32, TORCH = "this bundle", "onnxruntime", "onnxruntime, fp32", "torch eager, fp32"
-LONGEST_S = 20.0  # of one row; at least LEAST runs
-LEAST = 5
+LONGEST_S = 20.0  # of one row, if a round takes less
+ROUND = 5
 Engine = Callable[[NDArray[np.uint8]], object]
 Step = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Every combination of `sides` (pixels), `batches` and `threads` is a row of at most `runs` runs an engine."""
+    """Every combination of `sides` (pixels), `batches` and `threads` is a row of about `runs` runs an engine, fewer where they
+    take long."""
 
     sides: tuple[int, ...]
     batches: tuple[int, ...] = (1, 8)
@@ -88,19 +89,20 @@ def measure_open(bundle: Bundle, n: int) -> list[dict[str, Any]]:
 
 
 def measure_runs(calls: dict[str, Engine], side: int, batch: int, runs: int) -> dict[str, float]:
-    """Median milliseconds of each engine, in turns."""
+    """Median milliseconds of each engine. They take turns of ROUND runs, of which the first is not counted: threads of the
+    one before may still be spinning."""
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     times: dict[str, list[float]] = {engine: [] for engine in calls}
-    for call in (*calls.values(), *calls.values()):
-        call(pixels)
     until = time.perf_counter() + LONGEST_S
-    for run in range(runs):
-        if run >= LEAST and time.perf_counter() > until:
-            break
+    for _ in range(0, runs, ROUND):
         for engine, call in calls.items():
-            begun = time.perf_counter()
             call(pixels)
-            times[engine].append(1000 * (time.perf_counter() - begun))
+            for _ in range(ROUND):
+                begun = time.perf_counter()
+                call(pixels)
+                times[engine].append(1000 * (time.perf_counter() - begun))
+        if time.perf_counter() > until:
+            break
     return {engine: _median(taken) for engine, taken in times.items()}
 
 

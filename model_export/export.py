@@ -17,7 +17,7 @@ from model_export.datasets import prepare
 from model_export.errors import ExportError
 from model_export.graph import opset, write_graph
 from model_export.judge import Judgement, judge, judge_outliers, judge_speed
-from model_export.optimise import bundle_files, optimise, pack
+from model_export.optimise import bundle_files, make_serving
 from model_export.parity import Parity, check_parity
 from model_export.quantize import Unproven, quantize
 from model_export.report import Section
@@ -77,9 +77,7 @@ def _fill(source: Source, folder: Path, name: str, version: str, precision: str 
     parity = check_parity(source.model, source.spec, fp32, asked)
     precision, judgement = _choose(source, pixels, fp32, int8, precision, method, step, advance)
     step("optimise: for machines like this one")
-    pack(int8 if precision == "int8" else fp32, portable)
-    optimised = optimise(portable, when, asked)
-    serving = Graph(folder / optimised.graph, optimised=True) if optimised else Graph(portable)
+    serving, optimised = make_serving(int8 if precision == "int8" else fp32, portable, when, asked)
     if source.pictures and outliers:
         step("report: asking about pictures of another kind")
         judge_outliers(judgement, source, pixels, serving, outliers)
@@ -87,7 +85,7 @@ def _fill(source: Source, folder: Path, name: str, version: str, precision: str 
     judge_speed(judgement, portable, serving, source.spec.side, len(asked))
     for scratch in (fp32, int8):
         scratch.unlink(missing_ok=True)
-    write_manifest(source, folder, name, version, precision, parity, judgement, (optimised,) if optimised else ())
+    write_manifest(source, folder, name, version, precision, parity, judgement, optimised)
     write_card(source, folder, f"{name} {version}: report card", parity, judgement)
 
 

@@ -22,6 +22,7 @@ from model_export.report import Section, percent
 from model_export.runtime import Graph
 from model_export.source import Source
 from model_export.train import predict
+from shutterless.manifests import weights_of
 
 IN_DISTRIBUTION_SHARE = 0.99  # of the pictures of val lie above the threshold
 OPENINGS = 5
@@ -105,14 +106,15 @@ def judge_speed(judgement: Judgement, portable: Path, serving: Graph, side: int,
     """
     operators, timed = runtime.executed_operators(serving), latency(portable, serving, side)
     judgement.figures |= {"operators": dict(operators.most_common()), "latency": timed}
-    weights = portable.with_name(f"{portable.name}.data")
-    size = sum(path.stat().st_size for path in (portable, weights) if path.is_file()) / 1e6
+    weighed = [portable, *([serving.path] if serving.optimised else [])]
+    files = [file for path in weighed for file in (path, path.with_name(weights_of(path.name))) if file.is_file()]
+    size = sum(file.stat().st_size for file in files) / 1e6
     judgement.rows += [
-        ("model.onnx with its weights", f"{size:.2f} MB, {side} px"),
+        ("graphs and weights", f"{size:.2f} MB, {side} px"),
         ("session.run, one picture, one thread",
          f"{timed['run_p50_ms']:.2f} ms (median of {timed['n']}, {timed['processor']})"),
         ("session open", f"{timed['session_open_ms']:.0f} ms; plain {timed['session_open_plain_ms']:.0f} ms")]
-    judgement.sections += [report.cost_section(portable.parent, serving, timed, compared), report.operators_section(operators)]
+    judgement.sections += [report.cost_section(files, serving, timed, compared), report.operators_section(operators)]
 
 
 def latency(portable: Path, serving: Graph, side: int, *, threads: int = 1, n: int = 100) -> dict[str, Any]:

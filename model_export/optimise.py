@@ -46,6 +46,21 @@ def pack(source: Path, target: Path) -> None:
     onnx.save(model, str(target))
 
 
+def make_serving(source: Path, portable: Path, when: str,
+                 pixels: NDArray[np.uint8]) -> tuple[Graph, tuple[OptimisedGraph, ...]]:
+    """Pack `source` as `portable` and optimise that: the graph that serves here, and what the manifest is told of it.
+
+    What an earlier call wrote for another `source` is replaced.
+    """
+    for written in portable.parent.glob(f"{portable.stem}.*"):
+        written.unlink()
+    pack(source, portable)
+    optimised = optimise(portable, when, pixels)
+    if optimised is None:
+        return Graph(portable), ()
+    return Graph(portable.with_name(optimised.graph), optimised=True), (optimised,)
+
+
 def optimise(portable: Path, when: str = "always", pixels: NDArray[np.uint8] | None = None) -> OptimisedGraph | None:
     """Write a graph for machines like this one beside `portable`, and compare their answers to pixels (N, side, side, 3).
 

@@ -79,7 +79,7 @@ def energy_plot(inside: Energies, outside: Energies, threshold: float) -> str:
         axes.hist(energies, bins, weights=weights, color=colour, alpha=0.6, label=f"{label}, n = {len(energies)}")
     axes.axvline(threshold, color=INK, linewidth=1, linestyle="--", label=f"threshold {threshold:.2f}")
     axes.set(xlabel="energy, nats", ylabel="% of the pictures")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return _svg(figure)
 
 

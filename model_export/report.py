@@ -68,7 +68,7 @@ def accuracy_sections(logits: Logits, targets: Targets, labels: Sequence[str], t
 def parity_section(fp32: Parity, served: Mapping[str, Parity], *, real: bool) -> Section:
     """How far each graph is from torch; `real`: on pictures, not on noise."""
     rows: list[Sequence[str]] = [("graph", "pictures", "top-1 equal", "largest difference of a logit", "of a confidence")]
-    compared = {"fp32, before anything else": fp32, **{f"{kind}, as it is judged": found for kind, found in served.items()}}
+    compared = {"fp32, as exported": fp32, **{f"{kind}, as judged": found for kind, found in served.items()}}
     rows += [(name, str(p.n), _percent(p.top1_agreement), f"{p.logits_difference:.1e}", f"{p.confidence_difference:.1e}")
              for name, p in compared.items()]
     return Section("Does it answer like torch?", "Pictures that were kept from training, where it is known which." if real else
@@ -82,13 +82,13 @@ def strangers_section(inside: Energies, outside: Energies, threshold: float, kep
     met = "met" if found >= AUROC_GOAL else "missed"
     return Section("Does it know what it does not know?",
                    f"in_distribution compares the energy of the logits with {threshold:.2f} nats, above which 99 % of the "
-                   f"pictures lie that the threshold was chosen on. Of {kept.n} test pictures {percent(kept)} pass; of "
-                   f"{refused.n} pictures of another kind {percent(refused)} are refused. AUROC {found:.3f} (95 % interval "
+                   f"pictures lie that the threshold was chosen on. Of the test pictures {percent(kept)} pass, of pictures "
+                   f"of another kind {percent(refused)} are refused. AUROC {found:.3f} (95 % interval "
                    f"{low:.3f} to {high:.3f}); the goal is at least {AUROC_GOAL}: {met}.",
                    plot=plots.energy_plot(inside, outside, threshold))
 
 
-def cost_section(folder: Path, serving: Graph, timed: Mapping[str, Any], compared: int) -> Section:
+def cost_section(files: Sequence[Path], serving: Graph, timed: Mapping[str, Any], compared: int) -> Section:
     """Bytes, opening and running of the graph that serves."""
     opened = {"plain InferenceSession(\"model.onnx\")": "plain", "model.onnx, as the doors open it": "portable"}
     rows = [("", "median"), *((f"session open, {what}", f"{timed[f'session_open_{key}_ms']:.1f} ms")
@@ -96,7 +96,7 @@ def cost_section(folder: Path, serving: Graph, timed: Mapping[str, Any], compare
     if serving.optimised:
         rows.append(("session open, optimised graph", f"{timed['session_open_ms']:.1f} ms"))
     rows.append((f"session.run, one picture, {timed['threads']} thread", f"{timed['run_p50_ms']:.2f} ms (n = {timed['n']})"))
-    rows += [(path.name, f"{path.stat().st_size / 1e6:.2f} MB") for path in _graphs(folder)]
+    rows += [(path.name, f"{path.stat().st_size / 1e6:.2f} MB") for path in files]
     served = (f"{serving.path.name}, which answers bit for bit like model.onnx on {compared} pictures" if serving.optimised
               else "model.onnx, since none was optimised beforehand")
     return Section("What does it cost?", f"Measured on {timed['processor']}. The graph that serves there is {served}.",
@@ -118,19 +118,15 @@ def _kind(operator: str) -> int:
     return 0 if operator.startswith(("QLinear", "QGemm", "NhwcMaxPool")) or operator.endswith("Integer") else 2
 
 
-def _graphs(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("model*.onnx"), *folder.glob("model*.onnx.data")])
-
-
 def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
     """Write `report.html`, and `report.md` with its plots in `plots/`, into `folder`."""
     body = "\n".join(_html(section) for section in sections)
     (folder / "report.html").write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
         f"<h1>{escape(title)}</h1>\n{body}\n</html>\n")
-    (folder / "plots").mkdir(exist_ok=True)
     for section in sections:
         if section.plot:
+            (folder / "plots").mkdir(exist_ok=True)
             (folder / _plot_file(section)).write_text(section.plot)
     (folder / "report.md").write_text(f"# {title}\n\n" + "\n\n".join(_markdown(s) for s in sections) + "\n")
 

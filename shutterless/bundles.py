@@ -49,8 +49,8 @@ def read_bundle(folder: str | Path, *, every_file: bool = False, machine: Machin
         raise BadBundle(f"Expected {MANIFEST} in the bundle {folder.name}, got none that can be read. "
                         "Give the folder of one version, such as models/eurosat-lite0/1.") from error
     manifest = parse_manifest(text)
-    optimised = fitting_graphs(manifest, machine)
-    bundle = Bundle(folder=folder, manifest=manifest, sha256=hashlib.sha256(text).hexdigest(), optimised=optimised)
+    bundle = Bundle(folder=folder, manifest=manifest, sha256=hashlib.sha256(text).hexdigest(),
+                    optimised=choose_optimised(manifest, machine))
     _check_files(bundle, manifest.files if every_file else bundle.needed)
     return bundle
 
@@ -86,8 +86,8 @@ def as_portable(bundle: Bundle) -> Bundle:
     return portable
 
 
-def fitting_graphs(manifest: Manifest, machine: Machine | None = None) -> tuple[OptimisedGraph, ...]:
-    """The first graph that fits this machine (or `machine`), for each portable one."""
+def choose_optimised(manifest: Manifest, machine: Machine | None = None) -> tuple[OptimisedGraph, ...]:
+    """For each portable graph the first that was optimised for machines like this one (or `machine`), if there is any."""
     if not manifest.optimised:
         return ()
     machine = machine or this_machine()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shutterless.bundles import MANIFEST, Bundle, fitting_graphs, read_bundle
+from shutterless.bundles import MANIFEST, Bundle, choose_optimised, read_bundle
 from shutterless.credentials import CredentialSource
 from shutterless.errors import BadBundle, BadSettings, NotFound
 from shutterless.manifests import BundleFile, parse_manifest
@@ -84,7 +84,7 @@ def _fetch(get: Get, place: Place, into: Path, every_file: bool) -> Bundle:
     manifest = parse_manifest(text)
     unfinished = into / f".{digest}{UNFINISHED}"
     unfinished.mkdir()
-    optimised = fitting_graphs(manifest)
+    optimised = choose_optimised(manifest)
     wanted = manifest.files if every_file else {path: manifest.files[path] for path in manifest.needed(optimised)}
     _fetch_files(get, place.prefix, wanted, unfinished)
     (unfinished / MANIFEST).write_bytes(text)

@@ -12,7 +12,7 @@ import pytest
 from model_export import optimise as step
 from model_export import runtime
 from model_export.errors import ExportError
-from model_export.optimise import add, optimise, pack
+from model_export.optimise import add, make_serving, optimise, pack
 from model_export.runtime import Graph
 from shutterless.bundles import read_bundle
 from shutterless.classifier import Classifier
@@ -104,8 +104,24 @@ def test_a_bundle_does_not_double_when_only_shared_weights_are_wanted(portable):
     assert sorted(path.name for path in portable.parent.iterdir()) == ["model.onnx", "model.onnx.data", "plain.onnx"]
 
 
+def test_another_graph_replaces_all_that_was_made_of_the_first(portable, unchanged_source, pixels):
+    folder = portable.parent / "bundle"
+    folder.mkdir()
+    make_serving(portable, folder / "model.onnx", "always", pixels)
+    served, optimised = make_serving(unchanged_source, folder / "model.onnx", "always", pixels)
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.onnx.data", optimised[0].graph}
+    assert served == Graph(folder / optimised[0].graph, optimised=True)
+    assert make_serving(portable, folder / "model.onnx", "never", pixels) == (Graph(folder / "model.onnx"), ())
+
+
 @pytest.fixture
-def unchanged(plain, tmp_path):
+def unchanged(unchanged_source, tmp_path):
+    pack(unchanged_source, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.fixture
+def unchanged_source(tmp_path):
     """A graph in which nothing is laid out anew: one matrix."""
     helper = onnx.helper
     weights = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(size=(3072, 3)).astype(np.float32), "weights")
@@ -116,8 +132,7 @@ def unchanged(plain, tmp_path):
         [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 3])], [weights])
     path = tmp_path / "matrix.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
-    pack(path, path.with_name("model.onnx"))
-    return path.with_name("model.onnx")
+    return path
 
 
 def test_weights_that_stay_as_they_are_are_shared(unchanged, pixels):
