@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import shutterless
-from cli import check, export, graph, models, parity, predict, publish, quantize, report, serve, train
+from cli import check, event, export, graph, models, parity, predict, publish, quantize, report, serve, train
 from shutterless.errors import ShutterlessError
 
 # A command is a module: its docstring is its --help, add_arguments(parser) declares what it takes, run(arguments) does
 # it and returns the exit code. What it drives is imported in `run`, so that --help and a typing error cost nothing.
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check)),
-    ("Serve it", (serve,)),
+    ("Serve it", (serve, event)),
     ("Make one", (train, export, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )
@@ -33,7 +33,7 @@ Settings come from the options, else from the environment, else from the file .e
 Exit codes: 0 done, 1 not all could be done (standard error says what and why), 2 typed wrongly, 130 interrupted."""
 
 
-OURS = ("shutterless", "cli", "onprem", "model_export")
+OURS = ("shutterless", "cli", "onprem", "lambdas", "model_export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,10 +11,11 @@ from lambdas.answers import Answer, problem_answer, to_proxy
 from lambdas.events import ForeignEvent, Request, new_request_id, read_request
 from lambdas.metrics import write, write_line
 from shutterless.errors import Overloaded, ShutterlessError
-from shutterless.settings import Settings
+from shutterless.settings import Settings, usable_cpus
 
 Route = Callable[[Request], Answer]
 OPEN_PATHS = ("/health",)
+MB_PER_CPU = 1769  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +32,23 @@ class Door:
     settings: Settings
 
 
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings of a function: /tmp is what it may write, a CPU comes with each 1,769 MB. Raises BadSettings."""
+    cpus = max(1, min(usable_cpus(), round(int(environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", MB_PER_CPU)) / MB_PER_CPU)))
+    return Settings.from_environment({"SHUTTERLESS_VAR_DIR": "/tmp/shutterless", "SHUTTERLESS_THREADS": str(cpus),  # noqa: S108
+                                      **environ})
+
+
 def serve(event: Any, context: Any, door: Door) -> dict[str, Any]:
     """The proxy response to an event; one JSON line says on standard output what became of it.
 
     Raises ForeignEvent for a batch or a notification, which an answer would acknowledge; nothing else.
     """
     started = perf_counter()
-    request_id, request, route = new_request_id(), None, None
+    request_id, request = new_request_id(), None
     try:
         request = read_request(event, context, bare_path=door.bare_path, request_id=request_id)
-        route, answer = _answer(door, request)
+        answer = _answer(door, request)
         response = to_proxy(answer, has_body=request.method != "HEAD")
     except ForeignEvent:
         raise
@@ -51,26 +59,26 @@ def serve(event: Any, context: Any, door: Door) -> dict[str, Any]:
     spent_ms = 1000 * (perf_counter() - started)
     response["headers"] |= {"x-request-id": request_id, "server-timing": _server_timing(answer, spent_ms)}
     response["headers"] |= _cors(door, request)
-    _log(door, request, request_id, route, answer, spent_ms)
+    _log(door, request, request_id, answer, spent_ms)
     return response
 
 
-def _answer(door: Door, request: Request) -> tuple[str | None, Answer]:
-    """The route that answered, as the log names it, and its answer."""
+def _answer(door: Door, request: Request) -> Answer:
     if request.method == "OPTIONS":
-        return None, _preflight(door, request)
+        return _preflight(door, request)
     if not _may_enter(door, request):
-        return None, problem_answer(403, request.request_id)
-    found = _find(door, request.path)
+        return problem_answer(403, request.request_id)
+    found, method = _find(door, request.path), _method(request)
     if not found:
-        return None, problem_answer(404, request.request_id)
-    method = "GET" if request.method == "HEAD" else request.method
+        return problem_answer(404, request.request_id)
     if method not in found:
-        return None, problem_answer(405, request.request_id, headers={"allow": _allowed(found)})
+        return problem_answer(405, request.request_id, headers={"allow": _allowed(found)})
     path, parameters = found[method]
-    if parameters:
-        request = replace(request, parameters=parameters)
-    return f"{method} {path}", door.routes[method, path](request)
+    return door.routes[method, path](replace(request, parameters=parameters) if parameters else request)
+
+
+def _method(request: Request) -> str:
+    return "GET" if request.method == "HEAD" else request.method
 
 
 def _find(door: Door, path: str) -> dict[str, tuple[str, dict[str, str]]]:
@@ -136,15 +144,23 @@ def _server_timing(answer: Answer, spent_ms: float) -> str:
     return f"{mine + ', ' if mine else ''}total;dur={spent_ms:.2f}"
 
 
-def _log(door: Door, request: Request | None, request_id: str, route: str | None, answer: Answer, spent_ms: float) -> None:
-    """Never a body, a header or a query: they may hold a key or a person's name."""
-    apart = {name: by for name, by, value in (("Predictions", "Label", answer.label), ("Failures", "Reason", answer.reason))
-             if value is not None}
+def _log(door: Door, request: Request | None, request_id: str, answer: Answer, spent_ms: float) -> None:
+    """Never a body, a header, a query or a path that is no route: they may hold a key or a person's name."""
+    path, _ = _find(door, request.path).get(_method(request), (None, None)) if request else (None, None)
+    route = f"{_method(request)} {path}" if request and path else None
     properties = {"Function": door.function, "Stage": door.settings.stage, "request_id": request_id, "route": route,
                   "aws_request_id": request.aws_request_id if request else None, "status": answer.status}
-    properties |= {"Label": answer.label} if answer.label is not None else {}
-    properties |= {"Reason": answer.reason} if answer.reason is not None else {}
-    write(properties, {"Requests": 1} | dict.fromkeys(apart, 1), {"Latency": spent_ms, **answer.metrics}, apart=apart)
+    counts, apart = {"Requests": 1, **answer.counts}, {}
+    if answer.label is not None:
+        properties["Label"], apart["Predictions"] = _dimension(answer.label), "Label"
+    if answer.reason is not None:
+        properties["Reason"], apart["Failures"], counts["Failures"] = answer.reason, "Reason", 1
+    write(properties, counts, {"Latency": spent_ms, **answer.metrics}, apart=apart)
+
+
+def _dimension(value: str) -> str:
+    """What CloudWatch takes as a dimension's value: printable ASCII, not empty, not too long."""
+    return ascii(value)[1:-1][:250].strip() or "-"
 
 
 def _log_failure(error: Exception, request_id: str) -> None:

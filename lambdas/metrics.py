@@ -17,13 +17,13 @@ BY_FUNCTION = ["Function", "Stage"]
 
 def write(properties: Mapping[str, Any], counts: Mapping[str, float], milliseconds: Mapping[str, float], *,
           apart: Mapping[str, str] | None = None) -> None:
-    """`properties` hold Function, Stage, and whatever the log shall say beside them. `apart`: a count -> the property that
-    is its third dimension, such as Predictions by Label."""
+    """`properties` hold Function, Stage, and whatever the log shall say beside them. `apart`: a count -> the property by
+    which it is counted as well, such as Predictions by Label."""
     apart = apart or {}
     named = [{"Name": name, "Unit": "Count"} for name in counts if name not in apart]
     named += [{"Name": name, "Unit": "Milliseconds"} for name in milliseconds]
-    directives = [_directive(BY_FUNCTION, named)]
-    directives += [_directive([*BY_FUNCTION, by], [{"Name": name, "Unit": "Count"}]) for name, by in apart.items()]
+    directives = [_directive([BY_FUNCTION], named)]
+    directives += [_directive([BY_FUNCTION, [*BY_FUNCTION, by]], [{"Name": name, "Unit": "Count"}]) for name, by in apart.items()]
     write_line({"_aws": {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": directives},
                 **properties, **counts, **{name: round(value, 3) for name, value in milliseconds.items()}})
 
@@ -34,5 +34,5 @@ def write_line(entry: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _directive(dimensions: list[str], metrics: list[dict[str, str]]) -> dict[str, Any]:
-    return {"Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": metrics}
+def _directive(dimensions: list[list[str]], metrics: list[dict[str, str]]) -> dict[str, Any]:
+    return {"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": metrics}

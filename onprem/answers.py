@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from shutterless.errors import Overloaded, ShutterlessError
+from shutterless.errors import BadRequest, Overloaded, ShutterlessError
 from shutterless.problems import CONTENT_TYPE, problem
 
 RETRY_AFTER_S = 1
@@ -55,8 +55,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """Names the field and repeats what came, so that the client can see what to correct."""
     first = cast(RequestValidationError, error).errors()[0]
     field, got = str(first["loc"][-1]), str(first.get("input"))[:80]
-    return problem_answer(422, request_id_of(request),
-                          detail=f"{field}: {first['msg']}, got {got!r}. Correct it, or leave it out for the default.")
+    refusal = BadRequest(f"{field}: {first['msg']}, got {got!r}. Correct it, or leave it out for the default.")
+    return problem_answer(refusal, request_id_of(request))
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -21,18 +21,24 @@ IO_THREADS = 8  # that wait for the database and for storage; FastAPI's default 
 
 def create_app(settings: Settings) -> FastAPI:
     """The app, its default model open and warm. Raises BadBundle or NotFound when that model must not be served."""
-    app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
-                  docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
+    app = describe()
     app.state.door = build_door(settings)
-    for module in (predictions, uploads, records, pages):
-        app.include_router(module.routes)
-    app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     answers.handle_errors(app)
     app.add_middleware(Envelope, api_keys=settings.api_keys)
     app.add_middleware(Lingering)
     if settings.cors_origins:  # what is added last is outermost: a preflight needs no key, and errors carry CORS
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST", "DELETE"],
                            allow_headers=["x-api-key"], expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"])
+    return app
+
+
+def describe() -> FastAPI:
+    """The app with its routes, and nothing behind them."""
+    app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
+                  docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
+    for module in (predictions, uploads, records, pages):
+        app.include_router(module.routes)
+    app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 

@@ -1,17 +1,25 @@
-"""/openapi.json told truthfully: the three shapes of a picture, the headers, and errors as problem+json."""
+"""/openapi.json told truthfully: the three shapes of a picture, the headers, and errors as problem+json.
+
+`python -m onprem.docs` writes it down for the doors without FastAPI.
+"""
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+import shutterless
 from onprem.schemas import Problem
 
 Responses = dict[int | str, dict[str, Any]]
+
+WRITTEN = Path(shutterless.__file__).with_name("openapi.json")
 
 _BINARY = {"type": "string", "format": "binary"}
 _TEXT = {"type": "string"}
@@ -66,3 +74,19 @@ def _tell_errors(responses: dict[str, Any]) -> None:
     for status, response in responses.items():
         if int(status) >= 400:
             response["content"] = {"application/problem+json": response["content"]["application/json"]}
+
+
+def main() -> None:
+    """Write the document."""
+    from onprem.app import describe
+
+    WRITTEN.write_text(to_text(document(describe())), encoding="utf-8")
+
+
+def to_text(made: dict[str, Any]) -> str:
+    """The written document, a field a line, so that a change shows as one."""
+    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    main()

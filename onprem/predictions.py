@@ -47,8 +47,7 @@ def _is_quick(door: Door, body: bytes) -> bool:
 
 
 def _classify(door: Door, submission: Submission, model: str | None, top: int) -> dict[str, Any]:
-    classifier = door.shelf.classifier(model or submission.fields.get("model") or None)
-    return classifier.predict(submission.picture, top=top, limits=door.limits).to_json_dict()
+    return door.shelf.answer(submission, model=model, top=top).to_json_dict()
 
 
 @routes.get("/models", responses=answers(Models))

@@ -101,8 +101,8 @@ def _staging(into: Path, digest: str) -> Iterator[Path]:
                 raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadSettings(f"{into}: expected room for the bundle, got a full disk. Raise the function's ephemeral storage, or "
-                              "remove what is not needed.") from error
+            raise BadSettings(f"{into}: expected room for the bundle, got a full disk. Raise the function's ephemeral storage, "
+                              "or remove what is not needed.") from error
         raise BadSettings(f"{into}: expected a folder that can be written, got {error.strerror}. Set SHUTTERLESS_VAR_DIR to "
                           "another.") from error
     finally:

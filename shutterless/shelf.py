@@ -11,11 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from shutterless.bodies import Submission
 from shutterless.bundles import MANIFEST, Bundle, find_bundle, list_bundles
-from shutterless.classifier import Classifier
+from shutterless.classifier import Answer, Classifier
 from shutterless.errors import BadBundle, NotFound
 from shutterless.manifests import parse_manifest
 from shutterless.opening import default_bundle, open_bundle
+from shutterless.pictures import Limits
 from shutterless.settings import Settings
 
 CAPACITY = 4  # models open at the same time beside the default
@@ -33,6 +35,7 @@ class Shelf:
     def __init__(self, settings: Settings, *, capacity: int = CAPACITY, bundle: Bundle | None = None) -> None:
         self._models_dir = settings.models_dir.resolve()
         self._settings = settings
+        self._limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
         self._capacity = capacity
         self._opening = threading.Lock()
         self._open: OrderedDict[Path, Classifier] = OrderedDict()
@@ -55,6 +58,14 @@ class Shelf:
             if len(self._open) > self._capacity:
                 self._open.popitem(last=False)
             return self._open[folder]
+
+    def answer(self, submission: Submission, *, model: str | None, top: int) -> Answer:
+        """What one picture shows: by `model`, else by the submission's own field `model`, else by the default.
+
+        Raises as `classifier` and `Classifier.predict` do.
+        """
+        chosen = self.classifier(model or submission.fields.get("model") or None)
+        return chosen.predict(submission.picture, top=top, limits=self._limits)
 
     def listing(self) -> list[dict[str, Any]]:
         """What can be asked for, for /models: the default first, then the newest version of each other model."""
