@@ -265,7 +265,17 @@ def test_a_result_that_was_deleted_while_its_picture_waited_is_not_made_again(co
     forget(owner, container.storage.objects, record_of(record).request_id)
     owner.close()
     assert run(record) == []
+    assert run(record, receives=5) == []
     assert record_of(record) is None
+
+
+def test_what_others_put_is_stalled_as_well_when_it_is_given_up(run, put, jpeg, record_of, s3):
+    record = put(jpeg(), "uploads/classify/holiday.jpg", row=False)
+    s3.faults += ["503"] * 2
+    assert run(record, receives=5) == ["m0"]
+    assert record_of(record).status == "stalled"
+    assert run(record, receives=1) == []
+    assert record_of(record).status == "done"
 
 
 # --- Faults that are nobody's picture's
