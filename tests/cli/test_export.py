@@ -74,7 +74,7 @@ def _expected(model, mean: list[float], std: list[float]) -> list[int]:
 
 
 def _answers(model: str, capsys) -> list[dict]:
-    assert main(["predict", "--json", "--model", model, *(f"tiles/{i}.png" for i in range(50))]) == 0
+    assert main(["predict", "--json", "--model", f"models/{model}/1", *(f"tiles/{i}.png" for i in range(50))]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -209,7 +209,7 @@ def test_imagenet_weights_that_torch_has_fetched_bring_labels_and_preprocessing(
     torch.save(models.resnet18().state_dict(), "hub/checkpoints/resnet18-f37072fd.pth")
     assert main(["export", "--arch", "resnet18", "--weights", "DEFAULT"]) == 0
     assert "labels: 1000 published with the weights" in capsys.readouterr().err
-    assert main(["predict", "--json", "--model", "resnet18", "tiles/0.png"]) == 0
+    assert main(["predict", "--json", "--model", "models/resnet18/1", "tiles/0.png"]) == 0
     answer = json.loads(capsys.readouterr().out)
     categories = models.ResNet18_Weights.DEFAULT.meta["categories"]
     assert answer["label"] == categories[answer["pred_index"]]
