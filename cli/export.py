@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
                         precision=arguments.precision, method=arguments.calibration_method, outliers=arguments.outliers,
                         when=arguments.optimise, step=step, advance=advance)
     print((folder / "report.md").read_text(encoding="utf-8").split("\n## ")[1].partition("\n")[2].strip())
-    print(f"\nbundle: {folder}\nreport: {folder / 'report.html'}\nask it: shutterless predict --model {name} PICTURE")
+    print(f"\nbundle: {folder}\nreport: {folder / 'report.html'}\nask it: shutterless predict --model {folder} PICTURE")
     return 0
 
 

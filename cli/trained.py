@@ -25,7 +25,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
                              "torch.export program (.pt2); package.module:function that returns a network with its weights; "
                              "imagenet-lite0")
     parser.add_argument("--data", metavar="PICTURES", help="labelled pictures: a folder of class folders, or a zip of them")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch and of measured sessions (default: all cores)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads that torch uses (default: all cores)")
     group = parser.add_argument_group("when SOURCE is not a finished training")
     group.add_argument("--arch", help="its architecture: resnet18, resnet50, efficientnet-lite0, any of torchvision's, or "
                                       "package.module:function, which returns an untrained one")
@@ -49,13 +49,11 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def read_source(arguments: argparse.Namespace, advance: Callable[[int, int], object] = lambda n, total: None) -> Source:
     """The trained model that the options name. Raises ExportError or BadRequest with what to give."""
-    import torch
-
     from model_export.networks import Wanted, find_network
-    from model_export.source import from_network, from_run, read_labels
+    from model_export.source import from_network, from_run, read_labels, use_threads
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    if arguments.threads is not None:
+        use_threads(arguments.threads)
     if arguments.source and Path(arguments.source).is_dir():
         _refuse(arguments)
         return from_run(Path(arguments.source), arguments.data)

@@ -66,7 +66,7 @@ def judge_agreement(source: Source, pixels: NDArray[np.uint8], final: Path, *, i
     compared = np.sort(np.random.default_rng(0).permutation(source.parts["test"])[:MOST_COMPARED])
     expected, got = predict(source.model, pixels, compared, source.spec), runtime.run(final, pixels, compared)
     found, kind = agreement(expected, got), "int8" if int8 else "fp32"
-    judgement = Judgement(figures={"agreement": {kind: asdict(found)}}, agreement={kind: measure(expected, got)})
+    judgement = Judgement(figures={"top1_agreement": {kind: asdict(found)}}, agreement={kind: measure(expected, got)})
     judgement.rows = [("accuracy", "not known: the pictures have no labels"),
                       (f"top-1 equal, torch and {kind}", percent(found.all))]
     if found.sure:

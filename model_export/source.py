@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -138,6 +139,13 @@ def _relabel(pictures: Pictures, labels: tuple[str, ...]) -> Pictures:
                           "the folders to its labels, or give pictures without labels: --calibration.")
     index = np.array([labels.index(label) for label in pictures.labels], np.int64)
     return Pictures(pictures.root, pictures.names, index[pictures.targets], labels)
+
+
+def use_threads(n: int) -> None:
+    """Let torch use `n` threads. Raises ExportError for fewer than one."""
+    if n < 1:
+        raise ExportError(f"--threads: expected 1 or more, got {n}. Leave it out for all cores.")
+    torch.set_num_threads(n)
 
 
 def commands(run: Path) -> list[str]:

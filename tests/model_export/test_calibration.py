@@ -97,8 +97,9 @@ def test_pictures_of_the_same_names_in_another_place_are_other_pictures(tmp_path
     for place, colour in (("one", 10), ("two", 200)):
         (tmp_path / place).mkdir()
         Image.new("RGB", (16, 16), (colour,) * 3).save(tmp_path / place / "0.png")
-    pixels = [prepare(find_calibration(tmp_path / place, KINDS, SPEC, tmp_path / "prepared").pictures, SPEC, tmp_path / "prepared")
-              for place in ("one", "two")]
+    prepared = tmp_path / "prepared"
+    found = [find_calibration(tmp_path / place, KINDS, SPEC, prepared) for place in ("one", "two")]
+    pixels = [prepare(calibration.pictures, SPEC, prepared) for calibration in found]
     assert [int(p[0, 0, 0, 0]) for p in pixels] == [10, 200]
 
 

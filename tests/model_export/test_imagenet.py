@@ -76,8 +76,10 @@ def test_without_the_internet_the_remedy_is_a_file(hub: Path):
 
 
 @pytest.mark.parametrize(("arch", "weights", "words"), [
-    ("resnet18", "IMAGENET1K_V2", "Choose one of DEFAULT, IMAGENET1K_V1"), ("resnet50", "ResNet18_Weights.DEFAULT", "resnet50 has no"),
-    ("efficientnet-lite2", "DEFAULT", "No ImageNet weights for efficientnet-lite2"), ("resnet19", "DEFAULT", "publishes no weights")])
+    ("resnet18", "IMAGENET1K_V2", "Choose one of DEFAULT, IMAGENET1K_V1"),
+    ("resnet50", "ResNet18_Weights.DEFAULT", "resnet50 has no"),
+    ("efficientnet-lite2", "DEFAULT", "No ImageNet weights for efficientnet-lite2"),
+    ("resnet19", "DEFAULT", "publishes no weights")])
 def test_weights_that_nobody_published_are_refused_with_those_that_are(hub: Path, arch: str, weights: str, words: str):
     from model_export.errors import ExportError
     from model_export.imagenet import published

@@ -6,8 +6,8 @@ import pytest
 from shutterless.manifests import InputSpec
 
 pytestmark = pytest.mark.needs("torch")
-TIMM = {"input_size": [3, 224, 224], "interpolation": "bicubic", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "crop_pct": 0.95,
-        "crop_mode": "center"}
+TIMM = {"input_size": [3, 224, 224], "interpolation": "bicubic", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1],
+        "crop_pct": 0.95, "crop_mode": "center"}
 
 
 def _choose(preset: str | None = None, arch: str | None = None, **typed: object):
@@ -98,9 +98,13 @@ def test_two_ways_at_once_are_refused_by_name():
 
 
 @pytest.mark.parametrize(("typed", "expected"), [
-    ({}, ("shorter side", 256, 224)), ({"size": 64}, ("squash", 64, None)), ({"size": 256, "crop": 200}, ("shorter side", 256, 200)),
-    ({"size": 64, "resize": "shorter side"}, ("shorter side", 64, 64)), ({"size": 64, "resize": "none"}, ("none", 64, 64)),
-    ({"size": 80, "resize": "squash", "crop": 64}, ("squash", 80, 64)), ({"interpolation": "bicubic"}, ("shorter side", 256, 224))])
+    ({}, ("shorter side", 256, 224)),
+    ({"interpolation": "bicubic"}, ("shorter side", 256, 224)),
+    ({"size": 64}, ("squash", 64, None)),
+    ({"size": 64, "resize": "shorter side"}, ("shorter side", 64, 64)),
+    ({"size": 64, "resize": "none"}, ("none", 64, 64)),
+    ({"size": 256, "crop": 200}, ("shorter side", 256, 200)),
+    ({"size": 80, "resize": "squash", "crop": 64}, ("squash", 80, 64))])
 def test_a_typed_size_resize_or_crop_replaces_all_three(typed: dict, expected: tuple):
     spec = _choose(**typed).spec
     assert (spec.resize, spec.size, spec.crop) == expected
@@ -112,7 +116,8 @@ def test_what_was_typed_and_what_was_not_can_be_told_apart():
 
 
 @pytest.mark.parametrize(("typed", "words"), [
-    ({"mean": (0.5,) * 3}, "belong together"), ({"size": 64, "crop": 80}, "black border"), ({"size": 0, "resize": "squash"}, "size: expected an integer from 1"),
+    ({"mean": (0.5,) * 3}, "belong together"), ({"size": 64, "crop": 80}, "black border"),
+    ({"size": 0, "resize": "squash"}, "size: expected an integer from 1"),
     ({"size": 5000}, "size: expected an integer from 1 to 4096"), ({"mean": (0,) * 3, "std": (0,) * 3}, "std: expected")])
 def test_options_that_do_not_fit_are_refused(typed: dict, words: str):
     from model_export.errors import ExportError

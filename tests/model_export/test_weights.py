@@ -51,7 +51,8 @@ def test_what_trainers_keep_beside_the_weights_does_not_hinder(state, tmp_path: 
 
     beside = {"hyper_parameters": {"lr": np.float64(0.1), "folder": tmp_path, "n": np.int64(3)}, "epoch": 3,
               "args": argparse.Namespace(model="resnet18"), "callbacks": {"ModelCheckpoint": {"best": torch.tensor(0.9)}}}
-    loaded = _load(_saved(beside | {"state_dict": {f"model.{k}": v for k, v in state.items()}}, tmp_path / "my.ckpt")).state_dict()
+    inside = {f"model.{k}": v for k, v in state.items()}
+    loaded = _load(_saved(beside | {"state_dict": inside}, tmp_path / "my.ckpt")).state_dict()
     assert torch.equal(loaded["fc.bias"], state["fc.bias"])
 
 
@@ -61,7 +62,7 @@ def test_one_extra_key_in_a_checkpoint_is_refused_by_its_name_and_does_not_hide_
     from model_export.errors import ExportError
 
     inside = {f"model.{k}": v for k, v in state.items()} | {"criterion.weight": torch.ones(7)}
-    with pytest.raises(ExportError, match=r"Missing: none; unknown: criterion\.weight; other shape: none\. .*--without criterion\."):
+    with pytest.raises(ExportError, match=r"Missing: none; unknown: criterion\.weight; other .*--without criterion\."):
         _load(_saved({"state_dict": inside}, tmp_path / "my.ckpt"))
 
 

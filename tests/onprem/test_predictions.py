@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 
@@ -130,6 +131,39 @@ def test_model_chooses_one_of_several_bundles_and_is_recorded_beside_the_answer(
     listed = client.get("/models").json()["models"]
     assert [(model["name"], model["version"], model["default"]) for model in listed] == [
         ("first", "1", True), ("second", "10", False)]
+
+
+def test_bundles_of_other_labels_and_other_sizes_answer_side_by_side(open_door, jpeg, make_bundle, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "models", name="colours", side=32)
+    make_bundle(tmp_path / "models", name="warmth", side=48, model=warmth_model(48), labels=["cold", "warm"], input={"size": 48})
+    client = open_door(models_dir=tmp_path / "models", model="colours")
+
+    def asked(model: str, colour: str) -> tuple[str, int, int]:
+        answer = client.post("/predict", params={"model": model, "top": 9}, content=jpeg(colour)).json()
+        return answer["label"], answer["pred_index"], len(answer["top"])
+
+    for _ in range(2):
+        assert asked("colours", "blue") == ("blue", 2, 3)
+        assert asked("warmth", "blue") == ("cold", 0, 2)
+        assert asked("warmth", "red") == ("warm", 1, 2)
+        assert asked("colours", "red") == ("red", 0, 3)
+    inputs = {model["name"]: (model["labels"], model["input"]["size"]) for model in client.get("/models").json()["models"]}
+    assert inputs == {"colours": (["red", "green", "blue"], 32), "warmth": (["cold", "warm"], 48)}
+
+
+def warmth_model(side: int) -> bytes:
+    """uint8 (N, side, side, 3) -> logits float (N, 2): mean of blue, mean of red, each over 16."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [helper.make_node("Cast", ["pictures"], ["floats"], to=TensorProto.FLOAT),
+             helper.make_node("ReduceMean", ["floats"], ["means"], axes=[1, 2], keepdims=0),
+             helper.make_node("MatMul", ["means", "chosen"], ["logits"])]
+    graph = helper.make_graph(
+        nodes, "warmth", [helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["N", side, side, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])],
+        [numpy_helper.from_array(np.array([[0, 1], [0, 0], [1, 0]], np.float32) / 16, "chosen")])
+    model: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    return model
 
 
 def test_the_form_may_name_the_model_too(client, jpeg) -> None:
