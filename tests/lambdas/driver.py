@@ -83,6 +83,13 @@ class Queue:
             assert self.batches < most_batches, "the queue does not drain"
             self.deliver(invoke)
 
+    def redrive(self) -> None:
+        """Put the dead letters back, as new."""
+        for message in self.dead:
+            message.receives = 0
+        self.waiting += self.dead
+        self.dead = []
+
     def deliver(self, invoke: Callable[[Event], Any]) -> None:
         """One batch."""
         self.random.shuffle(self.waiting)

@@ -10,6 +10,7 @@ from shutterless.bundles import read_bundle
 from shutterless.classifier import Classifier
 from shutterless.errors import BadRequest, Unavailable
 from shutterless.results import Arrival
+from shutterless.settings import Settings
 from shutterless.uploads import request_id_of
 from tests.lambdas.driver import s3_event, s3_record, sqs_event
 from tests.lambdas.driver import test_event as configured
@@ -85,6 +86,19 @@ def test_every_picture_of_a_batch_gets_its_row_and_its_own_answer(run, put, jpeg
         assert saved.object_version == record["s3"]["object"]["versionId"]
         assert saved.content_type == "image/jpeg"
         assert saved.latency_ms >= saved.queue_ms >= 0
+
+
+def test_the_model_that_ships_gives_together_what_it_gives_alone(container, settings_of, run, put, draw, encode, record_of):
+    shipped = Settings()
+    container.settings = settings_of("infer", model=shipped.model, models_dir=shipped.models_dir)
+    pictures = [encode(draw((64, 64), seed), "JPEG") for seed in range(8)]
+    records = [put(picture) for picture in pictures]
+    assert run(*records) == []
+    classifier = container.classification().shelf.default
+    for record, picture in zip(records, pictures, strict=True):
+        prediction = classifier.predict(picture).prediction
+        assert record_of(record).predicted_label == prediction.label
+        assert record_of(record).confidence == pytest.approx(prediction.confidence, abs=1e-5)
 
 
 def test_all_records_of_all_messages_are_read(container, put, jpeg, record_of):
