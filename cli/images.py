@@ -36,7 +36,7 @@ BASE_SOURCES = ("docker/base", "requirements/base.txt")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which images, and what goes into them."""
-    parser.add_argument("images", nargs="*", metavar="IMAGE", choices=[*IMAGES, "base", []], default=IMAGES,
+    parser.add_argument("images", nargs="*", metavar="IMAGE", type=_image, default=IMAGES,
                         help="api, inference or base (default: api inference)")
     parser.add_argument("--model", metavar="MODEL", help="the bundle to bake in: NAME (its newest version) or NAME/VERSION")
     parser.add_argument("--base-image", metavar="IMAGE", default=AWS_BASE, help=f"what they stand on (default: {AWS_BASE})")
@@ -58,6 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
         build(name, {"BASE_IMAGE": arguments.base_image, "PLATFORM": arguments.platform or platform,
                      "MODEL": bundle_in_models(arguments.model), "DB_CA": _certificates(arguments.db_ca)})
     return 0
+
+
+def _image(name: str) -> str:
+    if name not in (*IMAGES, "base"):
+        raise argparse.ArgumentTypeError(f"expected api, inference or base, got {name!r}")
+    return name
 
 
 def build(name: str, values: Mapping[str, str]) -> str:

@@ -31,5 +31,5 @@ COPY --from=build /build/code/ ${LAMBDA_TASK_ROOT}/
 ARG MODEL=eurosat-lite0
 ENV SHUTTERLESS_MODEL=${MODEL}
 USER 1000:1000
-RUN python3 -c "import lambdas.predict, lambdas.infer"
+RUN python3 -c "import lambdas.infer, lambdas.predict; lambdas.predict.MODEL.shelf()"
 CMD ["lambdas.predict.handler"]

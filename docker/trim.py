@@ -10,10 +10,10 @@ from pathlib import Path
 UNUSED = (
     # For writing and converting graphs. The Python binding holds the runtime itself: the library is for C programs.
     "onnxruntime/backend", "onnxruntime/datasets", "onnxruntime/quantization", "onnxruntime/tools",
-    "onnxruntime/transformers", "onnxruntime/capi/libonnxruntime*.so*",
+    "onnxruntime/transformers", "onnxruntime/capi/libonnxruntime.so*",
     # For building extensions, and for tests.
     "numpy/_core/include", "numpy/_core/lib", "numpy/_pyinstaller", "numpy/f2py", "numpy/random/include", "numpy/random/lib",
-    "numpy/typing", "**/tests", "**/testing", "**/*.pyi", "**/*.pyx", "**/*.pxd", "bin",
+    "**/tests", "**/testing", "**/*.pyi", "**/*.pyx", "**/*.pxd", "bin",
     # Formats that we do not accept, text, colour management, windows.
     "PIL/_avif*", "pillow.libs/libavif*", "PIL/_imagingft*", "pillow.libs/libfreetype*", "pillow.libs/libharfbuzz*",
     "pillow.libs/libbrotli*", "PIL/_imagingcms*", "pillow.libs/liblcms2*", "PIL/_imagingtk*",
