@@ -179,6 +179,7 @@ def _compressed_bytes(tag: str) -> int:
     """Bytes of `docker save`, gzipped: about what a registry stores and a cold start pulls."""
     packer, total = zlib.compressobj(wbits=31), 0
     with subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE) as saving:
-        for chunk in iter(lambda: saving.stdout.read(1 << 20), b"") if saving.stdout else ():
+        assert saving.stdout is not None  # noqa: S101  it is a pipe
+        while chunk := saving.stdout.read(1 << 20):
             total += len(packer.compress(chunk))
     return total + len(packer.flush())

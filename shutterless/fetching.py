@@ -53,7 +53,8 @@ def fetch_bundle(uri: str, into: Path, environ: Mapping[str, str], *, also: tupl
     """The bundle, in `into`/<digest of its manifest>/; if it is there already, S3 is asked for the manifest at most.
 
     every_file: not only those that are opened on this machine. also: files that no manifest lists, such as a signature;
-    they may be missing, and are asked for each time, since they may come later. get: how to read the bucket; default, `Bucket.get`. Of several processes one fetches and the others wait.
+    they may be missing, and are asked for each time, since they may come later. get: how to read the bucket; default,
+    `Bucket.get`. Of several processes one fetches and the others wait.
     Raises BadBundle when what came differs, NotFound, BadSettings and Unavailable as `get` does. A fetch that fails leaves
     nothing behind; what a killed one left is removed by the next.
     """

@@ -101,11 +101,11 @@ class Settings:
         _listed("exact origins like https://example.org, separated by commas", r"https?://[^\s/*?#@]+"), ())
     host: str = _variable("SHUTTERLESS_HOST", _text("a host name or address", r"[A-Za-z0-9._:-]+"), "127.0.0.1")
     port: int = _variable("SHUTTERLESS_PORT", _integer(0, 65_535), 8_000)
+    stage: str = _variable("SHUTTERLESS_STAGE", _text("a stage's name", _SLUG), "local")
     database_auth: str = _variable("SHUTTERLESS_DATABASE_AUTH", _text("password or iam", "password|iam"), "password")
     database_ca: Path | None = _variable("SHUTTERLESS_DATABASE_CA", Path)  # noqa: RUF009
     role_password: str | None = _variable("SHUTTERLESS_ROLE_PASSWORD", _text("one line", ".+"), secret=True)
     max_receives: int = _variable("SHUTTERLESS_MAX_RECEIVES", _integer(1, 1_000), 5)
-    stage: str = _variable("SHUTTERLESS_STAGE", _text("a stage's name", _SLUG), "local")
 
     def __post_init__(self) -> None:
         if not self.database_url:
