@@ -3,6 +3,7 @@ import threading
 import uuid
 import zlib
 
+import psycopg
 import pytest
 
 from lambdas.infer import Classification, Container, infer
@@ -116,6 +117,14 @@ def test_an_object_that_others_put_is_answered_under_an_id_of_its_own(run, put, 
     assert [record_of(one).predicted_label for one in (first, second)] == ["red", "blue"]
     assert record_of(first).request_id != record_of(second).request_id
     assert record_of(first).image_name == key.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("told", ["1970-01-01T00:00:00.000Z", "2999-01-01T00:00:00.000Z", "soon", None, 3])
+def test_a_time_that_cannot_be_is_not_believed(run, put, jpeg, record_of, told):
+    record = put(jpeg(), "uploads/classify/old.jpg", row=False)
+    record["eventTime"] = told
+    assert run(record) == []
+    assert 0 <= record_of(record).latency_ms < 3_600_000
 
 
 def test_a_bomb_spoils_only_itself(run, put, jpeg, record_of):
@@ -266,6 +275,21 @@ def test_a_result_that_was_deleted_while_its_picture_waited_is_not_made_again(co
     owner.close()
     assert run(record) == []
     assert run(record, receives=5) == []
+    assert record_of(record) is None
+
+
+def test_a_result_that_is_deleted_while_its_picture_is_classified_is_not_made_again(run, put, jpeg, record_of, monkeypatch,
+                                                                                    migrated_database):
+    record, answer = put(jpeg()), Classification.answer
+    request_id = record_of(record).request_id
+
+    def answer_late(self, pictures, works):
+        with psycopg.connect(migrated_database, autocommit=True) as connection:
+            connection.execute("DELETE FROM results WHERE request_id = %s", [request_id])
+        return answer(self, pictures, works)
+
+    monkeypatch.setattr(Classification, "answer", answer_late)
+    assert run(record) == []
     assert record_of(record) is None
 
 

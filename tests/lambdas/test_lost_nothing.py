@@ -183,7 +183,7 @@ def test_after_a_failover_to_a_server_that_only_reads_the_connection_is_made_ane
 
 
 def test_a_database_that_stands_still_is_given_up_and_found_again(restless, open_container, waiting, monkeypatch):
-    monkeypatch.setattr("lambdas.storage.ANSWER_S", 0.5)
+    monkeypatch.setattr("lambdas.storage.ANSWER_S", 2.0)
     events, ids = waiting
     container = open_container()
     restless.freeze()
@@ -196,7 +196,7 @@ def test_a_database_that_stands_still_is_given_up_and_found_again(restless, open
 
 
 def test_a_row_that_another_session_locks_is_waited_for_and_then_retried(restless, open_container, waiting, monkeypatch):
-    monkeypatch.setattr("lambdas.storage.ANSWER_S", 0.5)
+    monkeypatch.setattr("lambdas.storage.ANSWER_S", 2.0)
     events, ids = waiting
     container = open_container()
     with psycopg.connect(restless.url) as connection:
