@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shutterless.errors import BadSettings
+
 if TYPE_CHECKING:
     from shutterless.settings import Settings
 
@@ -49,10 +51,19 @@ def bundle_folder(settings: Settings) -> Path:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Variables of a file of NAME=value lines, quotes around a value taken off; none when there is no such file."""
+    """Variables of a file of NAME=value lines, quotes around a value taken off; none when there is no such file.
+
+    Raises BadSettings for a file that cannot be read.
+    """
     if not path.is_file():
         return {}
-    lines = (line.strip().removeprefix("export ") for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the first name
+    except UnicodeDecodeError:
+        raise BadSettings(f"{path}: expected text in UTF-8, got other bytes. Save it again as UTF-8.") from None
+    except OSError as error:
+        raise BadSettings(f"{path}: expected a file that can be read, got: {error.strerror}. Change its rights.") from None
+    lines = (line.strip().removeprefix("export ") for line in text.splitlines())
     pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
     return {name.strip(): _unquoted(value.strip()) for name, _, value in pairs}
 

@@ -15,8 +15,8 @@ from onprem.door import door_of
 from onprem.machine import system_resources
 from onprem.schemas import Records, Stats
 from shutterless import records
+from shutterless.statuses import STATUSES
 
-STATUSES = ["pending", "done", "failed", "stalled"]
 RESULTS: list[str | Enum] = ["results"]  # the tag
 TIME: dict[str, JsonValue] = {"format": "date-time"}
 
@@ -30,7 +30,7 @@ def results(request: Request,
             limit: Annotated[int, Query(ge=1, le=100)] = records.PAGE,
             cursor: Annotated[str | None, Query(description="next_cursor of the page before")] = None,
             label: Annotated[str | None, Query(description="Only this predicted label")] = None,
-            status: Annotated[str | None, Query(json_schema_extra={"enum": STATUSES})] = None,
+            status: Annotated[str | None, Query(json_schema_extra={"enum": [*STATUSES]})] = None,
             from_: Annotated[str | None, Query(alias="from", description="Earliest arrival", json_schema_extra=TIME)] = None,
             to: Annotated[str | None, Query(description="Arrival before this", json_schema_extra=TIME)] = None,
             ) -> Response:

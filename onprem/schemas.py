@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shutterless.statuses import Status
+
 
 class Schema(BaseModel):
     """Base: the document promises that nothing else comes, so a test fails when a field is forgotten here."""
@@ -72,7 +74,7 @@ class Record(Schema):
     id: int
     request_id: str
     task: str
-    status: Literal["pending", "done", "failed", "stalled"]
+    status: Status
     image_name: str | None
     predicted_label: str | None
     confidence: float | None

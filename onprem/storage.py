@@ -20,6 +20,26 @@ HEAD_START_S = 0.5  # the first answers of /predict do not share a CPU with the 
 log = logging.getLogger(__name__)
 
 
+class Outage:
+    """Tells the operator once that something fails, with the reason, and once that it works again."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._known = False
+
+    def goes_on(self) -> None:
+        """Call it where the failure is caught."""
+        if not self._known:
+            log.exception(self._what)
+        self._known = True
+
+    def ended(self) -> None:
+        """Call it at every success."""
+        if self._known:
+            log.warning("It is over: %s", self._what)
+        self._known = False
+
+
 class Storage:
     """Who asks before it is open waits, in a thread of its own: never use it on the event loop."""
 
@@ -57,11 +77,13 @@ class Storage:
     def open(self, stopping: threading.Event) -> None:
         """Migrate and open, again and again until it works or `stopping` is set."""
         self._wanted.wait(HEAD_START_S)
+        outage = Outage("The database or the folder of pictures does not open; trying again every second")
         while not self._opened.is_set() and not stopping.is_set():
             try:
                 self._open()
+                outage.ended()
             except Exception:
-                log.exception("The database or the folder of pictures does not open; trying again every second")
+                outage.goes_on()
                 stopping.wait(RETRY_S)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Executor, wait
 from typing import TYPE_CHECKING
 
-from onprem.storage import Storage
+from onprem.storage import Outage, Storage
 from shutterless.pictures import Limits
 from shutterless.settling import HOPELESS, STALLED, Work
 from shutterless.shelf import Shelf
@@ -32,6 +32,7 @@ class Worker:
                  lease_s: float = LEASE_S, poll_s: float = POLL_S) -> None:
         self._storage, self._shelf, self._compute, self._limits = storage, shelf, compute, limits
         self._batch, self._lease_s, self._poll_s = batch, lease_s, poll_s
+        self._outage = Outage("No work can be taken from the database; trying again")
         self._woken, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
@@ -60,8 +61,9 @@ class Worker:
         try:
             records = self._storage.results.claim(self._batch, self._lease_s)
         except Exception:
-            log.exception("No work can be taken from the database; trying again")
+            self._outage.goes_on()
             return 0
+        self._outage.ended()
         wait([self._compute.submit(self._settle, record) for record in records])
         return len(records)
 

@@ -33,8 +33,8 @@ from sqlalchemy.types import TypeDecorator
 
 from shutterless.errors import BadRequest, BadSettings, Unavailable
 from shutterless.migrations import HEAD
+from shutterless.statuses import STATUSES
 
-STATUSES = ("pending", "done", "failed", "stalled")
 PERCENTILES = (50, 95, 99)
 LATENCY_BUCKETS = 60  # stats() looks back this many buckets
 _BIGGEST_ID = 2**63 - 1
@@ -492,7 +492,8 @@ def parse_time(text: str, name: str) -> datetime:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise BadRequest(f"{name}: expected a time like 2026-01-31T12:00:00Z, got {text[:40]!r}.") from error
+        raise BadRequest(f"{name}: expected a time like 2026-01-31T12:00:00Z, got {text[:40]!r}. "
+                         "Correct it, or leave it out.") from error
 
 
 def _engine(url: str, reach: Reach = Reach()) -> sa.Engine:
@@ -503,7 +504,7 @@ def _engine(url: str, reach: Reach = Reach()) -> sa.Engine:
     if address.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return _postgres_engine(address.set(drivername="postgresql+psycopg"), reach)
     if address.drivername == "sqlite" and address.database not in (None, "", ":memory:"):
-        return _sqlite_engine(address)
+        return _sqlite_engine(address.set(database=url.removeprefix("sqlite:///"), query={}))  # a ? is the file's name's
     raise BadSettings(f"DATABASE_URL: expected sqlite:///FILE or postgresql://..., got {address.drivername}://...")
 
 
@@ -650,7 +651,7 @@ def _decode_cursor(cursor: str) -> int:
 
 def _expect(fits: bool, name: str, expected: str, got: object) -> None:
     if not fits:
-        raise BadRequest(f"{name}: expected {expected}, got {str(got)[:80]!r}.")
+        raise BadRequest(f"{name}: expected {expected}, got {str(got)[:80]!r}. Correct it, or leave it out.")
 
 
 def _iso(moment: datetime) -> str:

@@ -156,7 +156,7 @@ def _text(document: dict[str, Any], name: str) -> str | None:
 
 def _task(task: str | None) -> str:
     if task is not None and task not in TASKS:
-        raise BadRequest(f"task: expected {' or '.join(TASKS)}, got {task[:40]!r}.")
+        raise BadRequest(f"task: expected {' or '.join(TASKS)}, got {task[:40]!r}. Correct it, or leave it out.")
     return task or TASKS[0]
 
 

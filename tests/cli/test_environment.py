@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cli.environment import bundle_folder, choose_model, read_env_file, read_settings
-from shutterless.errors import NotFound
+from shutterless.errors import BadSettings, NotFound
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,17 @@ def test_an_env_file_may_hold_comments_quotes_and_export(tmp_path):
     (tmp_path / ".env").write_text('# A=1\n\nexport B=2\n C = "x = #y" \nnonsense\nD=\n')
     assert read_env_file(tmp_path / ".env") == {"B": "2", "C": "x = #y", "D": ""}
     assert read_env_file(tmp_path / "none") == {}
+
+
+def test_an_env_file_may_begin_with_the_mark_of_windows_editors(tmp_path):
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfA=1\r\nB=2\r\n")
+    assert read_env_file(tmp_path / ".env") == {"A": "1", "B": "2"}
+
+
+def test_an_env_file_that_is_not_utf_8_is_refused_in_a_sentence():
+    Path(".env").write_bytes("SHUTTERLESS_MODEL=größe".encode("latin-1"))
+    with pytest.raises(BadSettings, match=r"^\.env: expected text in UTF-8, got other bytes\. Save it"):
+        read_settings()
 
 
 @pytest.mark.parametrize(("typed", "variables"), [

@@ -160,7 +160,7 @@ def test_a_refused_model_leaves_no_half_written_bundle(run: Path, tmp_path: Path
     assert not (tmp_path / "kinds").exists()
 
 
-def test_a_network_that_drops_at_random_is_refused_by_parity(run: Path, tmp_path: Path):
+def test_a_graph_that_answers_unlike_its_network_is_refused_by_parity(run: Path, tmp_path: Path):
     import torch
 
     from model_export.errors import ExportError

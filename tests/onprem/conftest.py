@@ -18,6 +18,7 @@ import uvicorn
 from PIL import Image
 
 from onprem.app import create_app
+from onprem.heads import BoundedHeads
 from onprem.listening import listen
 from shutterless.settings import Settings
 
@@ -50,7 +51,7 @@ class served:  # noqa: N801  reads as a verb at its `with`
 
     def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings)
-        self.server = uvicorn.Server(uvicorn.Config(self.app, http="httptools", ws="none", lifespan="on",
+        self.server = uvicorn.Server(uvicorn.Config(self.app, http=BoundedHeads, ws="none", lifespan="on",
                                                     log_level="warning", access_log=False))
 
     def __enter__(self) -> str:

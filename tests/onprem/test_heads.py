@@ -1,5 +1,7 @@
+import contextlib
 import json
 import socket
+import time
 from typing import Any
 
 import httpx
@@ -8,14 +10,24 @@ import pytest
 from onprem.heads import MAX_HEAD_BYTES
 
 
-def answer_to(url: str, sent: bytes) -> tuple[int, dict[str, Any]]:
-    """Status and problem that raw bytes are answered with."""
+def connected(url: str) -> socket.socket:
     host, _, port = url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    received = b""
+    while chunk := connection.recv(65_536):
+        received += chunk
+    return received
+
+
+def answer_to(url: str, sent: bytes) -> tuple[int, dict[str, Any]]:
+    """Status and problem that raw bytes are answered with, before the connection is closed."""
+    with connected(url) as connection:
         connection.sendall(sent)
-        received = b""
-        while chunk := connection.recv(65_536):
-            received += chunk
+        received = all_of(connection)
     head, _, body = received.partition(b"\r\n\r\n")
     assert b"application/problem+json" in head
     return int(head.split()[1]), json.loads(body)
@@ -25,8 +37,7 @@ def answer_to(url: str, sent: bytes) -> tuple[int, dict[str, Any]]:
                                      b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 50_000], ids=["address", "header", "headers"])
 def test_a_head_that_goes_on_is_refused_and_the_server_answers_others(start, endless: bytes) -> None:
     url = start().url()
-    host, _, port = url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with connected(url) as connection:
         connection.sendall(endless[: MAX_HEAD_BYTES + 1])
         head = connection.recv(65_536)
     assert head.startswith(b"HTTP/1.1 431 ")
@@ -45,3 +56,54 @@ def test_many_requests_over_one_connection_are_not_counted_as_one_head(start) ->
     with httpx.Client(base_url=start().url()) as client:
         for _ in range(100):
             assert client.get("/health", headers={"x-padding": "a" * 2_000}).status_code == 200
+
+
+@pytest.fixture
+def hasty(open_door, monkeypatch) -> str:
+    """The address of a server that waits half a second for a head."""
+    monkeypatch.setattr("onprem.heads.HEAD_S", 0.5)
+    return str(open_door().base_url).rstrip("/")
+
+
+WHOLE = b"GET /models HTTP/1.1\r\nHost: door\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", WHOLE], ids=["first", "second"])
+def test_a_head_that_never_ends_is_refused_however_it_trickles_in(hasty, before: bytes) -> None:
+    with connected(hasty) as connection:
+        if before:
+            connection.sendall(before)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        with contextlib.suppress(ConnectionError):
+            for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 280:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.1)
+                connection.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    assert b"HTTP/1.1 408 " in connection.recv(65_536)
+                    return
+                connection.settimeout(30)
+    raise AssertionError("it was taken for 30 s")
+
+
+def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(hasty) -> None:
+    with connected(hasty) as connection:
+        assert all_of(connection) == b""
+
+
+def test_only_the_head_has_to_be_there_in_that_time(hasty, jpeg) -> None:
+    picture = jpeg()
+    with connected(hasty) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: door\r\nConnection: close\r\n"
+                           b"Content-Length: %d\r\n\r\n" % len(picture))
+        time.sleep(1)
+        connection.sendall(picture)
+        assert all_of(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_connection_that_is_kept_open_between_requests_is_not_waiting_for_a_head(hasty) -> None:
+    with httpx.Client(base_url=hasty) as client:
+        first = client.get("/models")
+        time.sleep(1)
+        assert client.get("/models").status_code == first.status_code == 200
+        assert client.get("/models").extensions["network_stream"] is first.extensions["network_stream"]

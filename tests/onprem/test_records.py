@@ -85,6 +85,7 @@ def test_a_bad_field_is_refused_by_name(client, query: str) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     name = query.rpartition("&")[2].partition("=")[0]
     assert answer.json()["detail"].startswith(f"{name}: ")
+    assert "Correct it, or leave it out" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("bucket", ["0", "-5", "x", "99999999999999999999"])

@@ -84,6 +84,21 @@ def test_a_temporary_fault_is_tried_again(storage, worker, jpeg, monkeypatch) ->
     assert (record.status, record.predicted_label, record.attempts) == ("done", "green", 3)
 
 
+def test_a_database_that_is_away_is_told_once_and_its_return_once(storage, worker, jpeg, monkeypatch, caplog) -> None:
+    claim, faults = storage.results.claim, [Unavailable("The database does not answer.")] * 5
+
+    def claim_or_fail(*arguments: object) -> object:
+        if faults:
+            raise faults.pop()
+        return claim(*arguments)
+
+    monkeypatch.setattr(storage.results, "claim", claim_or_fail)
+    add(storage, "waiting", jpeg())
+    worker.start()
+    assert settled(storage, "waiting").status == "done"
+    assert [record.levelname for record in caplog.records if "No work" in record.message] == ["ERROR", "WARNING"]
+
+
 def test_after_five_attempts_it_is_stalled_and_the_picture_is_kept(storage, worker, jpeg, monkeypatch) -> None:
     get = storage.objects.get
     tries = []
