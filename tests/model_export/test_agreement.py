@@ -17,15 +17,15 @@ def _changed(logits: np.ndarray, n: int) -> np.ndarray:
     return changed
 
 
-def test_agreement_is_counted_on_all_pictures_and_on_those_that_the_network_is_sure_of():
+def test_agreement_is_counted_and_the_loss_is_what_the_network_gives_its_own_label_more():
     from model_export.agreement import agreement
 
-    expected = np.concatenate([_logits(50, margin=5), _logits(50, margin=0.1)])
-    found = agreement(expected, _changed(expected, 2))
-    assert (found.all.value, found.all.n) == (0.98, 100)
-    assert found.sure is not None
-    assert (found.sure.value, found.sure.n) == (0.96, 50)
-    assert agreement(_logits(9, 0.1), _logits(9, 0.1)).sure is None
+    expected = np.log(np.tile([0.5, 0.3, 0.2], (100, 1))).astype(np.float32)
+    other = np.where(np.arange(100)[:, None] < 10, [0, 1, 0], [1, 0, 0]).astype(np.float32)
+    found = agreement(expected, other)
+    assert (found.top1.value, found.top1.n) == (0.9, 100)
+    assert found.loss_points == pytest.approx(10 * 0.2)
+    assert agreement(expected, expected).loss_points == 0
 
 
 def test_int8_that_changes_next_to_nothing_is_taken():
@@ -40,20 +40,20 @@ def test_int8_that_changes_more_is_refused_with_figures_and_remedy():
     from model_export.quantize import Unproven
 
     expected = _logits(200, margin=5)
-    with pytest.raises(Unproven, match=r"98\.50 % \(.*n = 200\) of the pictures, and 99% are needed\. .*--precision fp32"):
-        check_agreement(agreement(expected, _changed(expected, 3)), insisted=False)
-    with pytest.raises(Unproven, match="of the pictures that the network is sure of"):
-        check_agreement(agreement(expected, _changed(expected, 3)), insisted=True)
+    words = r"98\.50 % \(.*n = 200\) of the pictures, expected 99%; 1\.4\d points .*--precision fp32"
+    for insisted in (False, True):
+        with pytest.raises(Unproven, match=words):
+            check_agreement(agreement(expected, _changed(expected, 3)), insisted=insisted)
 
 
-def test_who_insists_accepts_other_labels_where_the_network_is_not_sure():
+def test_who_insists_accepts_other_labels_where_the_network_wavers():
     from model_export.agreement import agreement, check_agreement
     from model_export.quantize import Unproven
 
-    expected = np.concatenate([_logits(100, margin=0.1), _logits(100, margin=5)])
+    expected = np.concatenate([_logits(100, margin=0.05), _logits(100, margin=5)])
     found = agreement(expected, _changed(expected, 20))
     check_agreement(found, insisted=True)
-    with pytest.raises(Unproven):
+    with pytest.raises(Unproven, match="--precision int8 takes it"):
         check_agreement(found, insisted=False)
 
 

@@ -247,3 +247,51 @@ def test_pictures_of_some_of_the_labels_are_enough_to_judge_on(run: Path, class_
     card = (folder / "report.md").read_text()
     assert "| rows |" in card
     assert "| columns |" not in card
+
+
+@pytest.fixture
+def unlabelled(tinynets, flat_pictures: Path, tmp_path: Path):
+    """`unlabelled("trained")`: a tiny network of somebody else's, with 40 readable pictures without labels."""
+    from model_export.networks import Wanted, find_network
+    from model_export.presets import Typed
+    from model_export.source import from_network
+
+    def unlabelled(function: str):
+        network = find_network(Wanted(source=f"tinynets:{function}", typed=Typed(size=32)))
+        return from_network(network, calibration=str(flat_pictures), prepared=tmp_path / "prepared")
+    return unlabelled
+
+
+def test_pictures_without_labels_are_enough_for_int8_where_it_names_what_torch_names(unlabelled, tmp_path: Path):
+    from model_export.export import export
+
+    told: list[tuple[int, int]] = []
+    folder = export(unlabelled("trained"), name="mine", version="1", models=tmp_path, prepared=tmp_path / "prepared",
+                    advance=lambda n, total: told.append((n, total)))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["precision"] == "int8"
+    assert manifest["report"]["top1_agreement"]["int8"]["top1"]["n"] == 40
+    card = (folder / "report.md").read_text()
+    assert "not known: the pictures have no labels" in card
+    assert "torn.png" in card
+    calibrating, judging = ([n for n, total in told if total == which] for which in (20, 2 * 40 + 20))
+    assert (sum(calibrating), sum(judging)) == (20, 80)  # 20 are too few for a threshold
+
+
+def test_without_labels_an_int8_graph_that_names_others_gives_way_to_fp32_unless_insisted_on(
+        unlabelled, tmp_path: Path, monkeypatch):
+    from model_export import export as chain
+    from model_export.errors import ExportError
+    from model_export.quantize import quantize
+
+    def spoil(source: Path, target: Path, pixels: np.ndarray, **settings: object) -> None:
+        quantize(source, target, np.full_like(pixels[:1], 0), **settings)
+
+    monkeypatch.setattr(chain, "quantize", spoil)
+    source = unlabelled("sharp")
+    folder = chain.export(source, name="mine", version="1", models=tmp_path, prepared=tmp_path / "prepared")
+    assert json.loads((folder / "manifest.json").read_text())["precision"] == "fp32"
+    assert "| why it is fp32 | int8 is not taken: it names what the network names on" in (folder / "report.md").read_text()
+    with pytest.raises(ExportError, match=r"int8 is not taken: .*--precision fp32"):
+        chain.export(source, name="other", version="1", models=tmp_path, prepared=tmp_path / "prepared", precision="int8")
+    assert not (tmp_path / "other").exists()
