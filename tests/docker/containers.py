@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import socketserver
@@ -9,8 +10,6 @@ import threading
 import time
 from contextlib import suppress
 from typing import Any
-
-import httpx
 
 Event = dict[str, Any]
 PATH = "/2015-03-31/functions/function/invocations"
@@ -33,8 +32,7 @@ class Function:
                                                 ports={"8080/tcp": ("127.0.0.1", None)}, **options)
         try:
             self._container.reload()
-            self._url = f"http://127.0.0.1:{self._container.ports['8080/tcp'][0]['HostPort']}"
-            self._http = httpx.Client(timeout=ANSWER_S)
+            self._port = int(self._container.ports["8080/tcp"][0]["HostPort"])
             self._await_emulator()
         except BaseException:
             self.remove()
@@ -43,8 +41,8 @@ class Function:
     def invoke(self, event: Any) -> Any:
         """What the handler returns. Raises Died, or FunctionError when the handler raised."""
         try:
-            answer = self._http.post(self._url + PATH, content=event if isinstance(event, bytes) else json.dumps(event)).json()
-        except (httpx.HTTPError, ValueError) as error:
+            answer = json.loads(self._request("POST", PATH, json.dumps(event)))
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise Died(self.log()[-2000:]) from error
         if isinstance(answer, dict) and "errorType" in answer:
             raise FunctionError(answer)
@@ -70,18 +68,25 @@ class Function:
         return str(output.decode())
 
     def remove(self) -> None:
-        with suppress(AttributeError):
-            self._http.close()
-        self._container.remove(force=True)
+        with suppress(Exception):  # it may be gone already
+            self._container.remove(force=True)
+
+    def _request(self, method: str, path: str, body: str | None = None) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S)
+        try:
+            connection.request(method, path, body)
+            return connection.getresponse().read()
+        finally:
+            connection.close()
 
     def _await_emulator(self) -> None:
         """Docker's proxy takes connections before the emulator does, and then drops them."""
         deadline = time.monotonic() + START_S
         while True:
             try:
-                self._http.get(self._url)
+                self._request("GET", "/")
                 return
-            except httpx.TransportError:
+            except (OSError, http.client.HTTPException):
                 if time.monotonic() > deadline:
                     raise Died(self.log()) from None
                 time.sleep(0.02)
