@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from traceback import format_exception
 from typing import Any, NamedTuple, Protocol
@@ -97,11 +98,11 @@ class Batch:
         """Do what can be done; returns the messages that have to come again. Those that nobody understands do, too, until
         they are dead letters: there they can be looked at. Raises nothing."""
         jobs = _jobs(messages)
-        try:
-            if jobs:
-                self._run(list(jobs.values()))
-        except Exception as error:  # the database's, the model's or ours; never a picture's
-            self._report(error)
+        for step in (self._run, partial(self._stall_last_chances, make=True)):
+            try:
+                step([job for job in jobs.values() if not job.is_settled])
+            except Exception as error:  # the database's, the model's or ours; never a picture's
+                self._report(error)
         left = [message for message in messages
                 if message.fault or not all(jobs[notice].is_settled for notice in message.notices)]
         for message in left:
@@ -111,13 +112,15 @@ class Batch:
         return left
 
     def _run(self, jobs: list[Job]) -> None:
+        if not jobs:
+            return
         records = self.storage.results.get_all([job.request_id for job in jobs])
         for job in jobs:
             job.record = records.get(job.request_id)
             if job.record and job.record.status in ("done", "failed"):
                 self._drop(job, "Duplicates")
         still = [job for job in jobs if not job.is_settled]
-        self._stall_last_chances(still)
+        self._stall_last_chances(still, make=False)
         if still:
             answerer, clock = self.answerer(), _Clock(self.time_left_s)
             with ThreadPoolExecutor(READERS, thread_name_prefix="s3") as readers:
@@ -126,12 +129,13 @@ class Batch:
                         break
                     self._run_group(group, answerer, readers)
 
-    def _stall_last_chances(self, jobs: Iterable[Job]) -> None:
-        """An outcome moves the row on. But if the work ends the process, nobody is left to say that it was given up."""
+    def _stall_last_chances(self, jobs: Iterable[Job], *, make: bool) -> None:
+        """Rows that are there before the work, since an outcome moves them on, but nobody is left to say that it was given up
+        if the work ends the process. Rows that have to be made for it (`make`) only after: it may have been deleted."""
         for job in jobs:
-            if job.receives >= self.max_receives and (job.record is None or job.record.status == "pending"):
-                self.storage.results.stall(job.request_id, STALLED, arrival=job.arrival(), make=job.record is None)
-                self.counts["LastChances"] += 1
+            if job.receives >= self.max_receives and make == (job.record is None):
+                self.counts["LastChances"] += self.storage.results.stall(job.request_id, STALLED, arrival=job.arrival(),
+                                                                         make=make)
 
     def _run_group(self, group: list[Job], answerer: Answerer, readers: ThreadPoolExecutor) -> None:
         if group[0].receives > 1:

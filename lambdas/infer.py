@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from threading import Thread
 from time import perf_counter
 from typing import Any
 
@@ -13,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdas.batch import Batch, Job
+from lambdas.door import read_settings
 from lambdas.events import time_left_ms
-from lambdas.metrics import write, write_line
+from lambdas.metrics import write
 from lambdas.notices import read_messages
-from lambdas.storage import Storage, renew_after_snapshots
+from lambdas.predictions import MAX_LABELS
+from lambdas.start import Model
+from lambdas.storage import Storage, is_container, open_storage
 from shutterless.classifier import Classifier
 from shutterless.errors import Unavailable
 from shutterless.pictures import Limits
@@ -26,14 +28,12 @@ from shutterless.settling import Work
 from shutterless.shelf import Shelf
 
 Prepared = tuple[Classifier, NDArray[np.uint8]]
-MOST_LABELS = 20  # that are counted one by one: each is a metric that costs
-
 
 class Classification:
     """The classifiers, as a batch uses them."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.shelf = Shelf(settings)
+    def __init__(self, shelf: Shelf, settings: Settings) -> None:
+        self.shelf = shelf
         self._limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
 
     def prepare(self, picture: bytes, asked_model: str | None) -> Prepared:
@@ -58,21 +58,16 @@ class Container:
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.settings, self.storage = settings, storage
-        self._classification: Classification | None = None
+        self._model = Model(settings)
 
     def classification(self) -> Classification:
-        """The models, opened by the first who asks; again, if that failed. Raises BadBundle, NotFound, Unavailable."""
-        if self._classification is None:
-            self._classification = Classification(self.settings)
-        return self._classification
+        """The models, opened by the first who asks; again, if that failed. Raises BadBundle, Unavailable."""
+        return Classification(self._model.shelf(), self.settings)
 
-    def open(self) -> None:
-        """All that a first batch would wait for, the database's connection beside the model. What fails now is tried again
-        then, when the queue can hear of it."""
-        ping = Thread(target=_quietly, args=(lambda: self.storage.results.ping(),))
-        ping.start()
-        _quietly(self.classification)
-        ping.join()
+    def is_counted(self, label: str | None) -> bool:
+        """Whether predictions are counted by this label: it is one of a few, and CloudWatch can write it."""
+        labels = self._model.shelf().default.manifest.labels
+        return len(labels) <= MAX_LABELS and label in labels and str(label).isascii()
 
 
 def infer(event: Any, context: Any, container: Container) -> dict[str, Any]:
@@ -96,30 +91,21 @@ def infer(event: Any, context: Any, container: Container) -> dict[str, Any]:
 
 def _tell(container: Container, job: Job, outcome: Outcome) -> None:
     """One line for each picture, and what CloudWatch counts."""
-    few_labels = len(container.classification().shelf.default.manifest.labels) <= MOST_LABELS
-    label = outcome.predicted_label if few_labels else None
-    reason = outcome.error["title"] if outcome.error else None
-    apart = {"Predictions": "Label"} if label else {"Failures": "Reason"} if reason else {}
     properties = {"Function": "infer", "Stage": container.settings.stage, "request_id": job.request_id,
-                  "status": outcome.status, "Label": label, "Reason": reason, "receives": job.receives}
+                  "status": outcome.status, "receives": job.receives}
+    counts, apart = {"Failures" if outcome.error else "Predictions": 1}, {}
+    if outcome.error:
+        properties["Reason"], apart["Failures"] = outcome.error["title"], "Reason"
+    elif container.is_counted(outcome.predicted_label):
+        properties["Label"], apart["Predictions"] = outcome.predicted_label, "Label"
     measured = {"QueueTime": outcome.queue_ms, "Latency": outcome.latency_ms, "Inference": outcome.inference_ms}
-    write({name: value for name, value in properties.items() if value is not None}, dict.fromkeys(apart, 1),
-          {name: value for name, value in measured.items() if value is not None}, apart=apart)
-
-
-def _quietly(do: Callable[[], object]) -> None:
-    try:
-        do()
-    except Exception as error:
-        write_line({"level": "WARNING", "error": repr(error)[:500]})
+    write(properties, counts, {name: value for name, value in measured.items() if value is not None}, apart=apart)
 
 
 @cache
 def _container() -> Container:
-    settings = Settings.from_environment(os.environ)
-    storage = Storage(settings, os.environ)
-    renew_after_snapshots(storage)
-    return Container(settings, storage)
+    settings = read_settings(os.environ)
+    return Container(settings, open_storage(settings))
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -127,5 +113,5 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
     return infer(event, context, _container())
 
 
-if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # in a container, not in a test or at the build: INIT has the faster CPU
-    _container().open()
+if is_container():
+    _container().storage.open(_container().classification)

@@ -14,6 +14,7 @@ from functools import cache
 from time import sleep
 from typing import Any
 
+from lambdas.door import read_settings
 from lambdas.events import time_left_ms
 from lambdas.metrics import write_line
 from lambdas.storage import Storage, database_url
@@ -106,7 +107,7 @@ def _log(error: Exception) -> None:
 
 @cache
 def _collaborators() -> tuple[Settings, Storage]:
-    settings = Settings.from_environment(os.environ)
+    settings = read_settings(os.environ)
     return settings, Storage(settings, os.environ)
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_plus
 
 from shutterless.errors import BadRequest
+
+OLDEST = timedelta(days=28)  # a queue and its dead letters keep a message for 14 days each
 
 _EVENT = "Expected a batch of SQS with S3's notifications, or such a notification itself, got something else."
 
@@ -95,8 +97,10 @@ def _notices(record: dict[str, Any]) -> list[Notice]:
 
 
 def _time(text: Any) -> datetime | None:
+    """None for a moment that cannot be: events that are written by hand carry any."""
     try:
         moment = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment if timedelta(0) <= datetime.now(UTC) - moment <= OLDEST else None

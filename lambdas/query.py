@@ -7,10 +7,10 @@ from functools import cache, partial
 from typing import Any
 
 from lambdas.answers import Answer
-from lambdas.door import Door, serve
+from lambdas.door import Door, read_settings, serve
 from lambdas.events import Request
 from lambdas.machine import system_resources
-from lambdas.storage import Storage, renew_after_snapshots
+from lambdas.storage import Storage, is_container, open_storage
 from shutterless import records
 from shutterless.errors import NotFound
 from shutterless.expiry import expire_late
@@ -64,12 +64,17 @@ def open_door(settings: Settings, storage: Storage) -> Door:
 
 @cache
 def _door() -> Door:
-    settings = Settings.from_environment(os.environ)
-    storage = Storage(settings, os.environ)
-    renew_after_snapshots(storage)
+    settings = read_settings(os.environ)
+    storage = open_storage(settings)
+    if is_container():
+        storage.open(lambda: storage.objects)
     return open_door(settings, storage)
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Lambda's entry."""
     return serve(event, context, _door())
+
+
+if is_container():
+    _door()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from threading import Thread
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from lambdas.metrics import write_line
+from lambdas.snapshots import before_snapshot, on_restore
 from shutterless.credentials import CredentialSource
 from shutterless.errors import BadSettings
 from shutterless.settings import Settings
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 8.0  # of the database
 IDLE_S = 60.0  # a frozen container's connection is the server's to end
+OPEN_S = 3.0  # of the ten seconds that Lambda gives a container to start
 S3_CONNECT_S, S3_READ_S, S3_ATTEMPTS = 1.0, 4.0, 2  # the queue, or the client, tries again as well
 
 
@@ -64,6 +69,14 @@ class Storage:
                                              attempts=S3_ATTEMPTS)
         return self._stores[bucket]
 
+    def open(self, beside: Callable[[], object]) -> None:
+        """Before the first request, where a container starts: the database is opened while `beside` is done. What fails now is
+        tried again when it is needed, and told then."""
+        database = Thread(target=_quietly, args=(lambda: self.results.ping(),), daemon=True)
+        database.start()
+        _quietly(beside)
+        database.join(OPEN_S)
+
     def close(self) -> None:
         """End all connections and forget credentials; the next use opens new ones. For SnapStart, on both of its sides."""
         if "results" in vars(self):
@@ -91,9 +104,21 @@ def database_url(settings: Settings) -> str:
     return settings.database_url
 
 
-def renew_after_snapshots(storage: Storage) -> None:
-    """SnapStart copies a container: nothing that is open or secret may be copied with it."""
-    from snapshot_restore_py import register_after_restore, register_before_snapshot
+def _quietly(do: Callable[[], object]) -> None:
+    try:
+        do()
+    except Exception as error:
+        write_line({"level": "WARNING", "error": repr(error)[:500]})
 
-    register_before_snapshot(storage.close)
-    register_after_restore(storage.close)
+
+def open_storage(settings: Settings) -> Storage:
+    """This container's. SnapStart copies a container: nothing that is open or secret may be copied with it."""
+    storage = Storage(settings, os.environ)
+    before_snapshot(storage.close)
+    on_restore(storage.close)
+    return storage
+
+
+def is_container() -> bool:
+    """Whether this is Lambda, or its emulator, and not a test or the build: then INIT, which has the faster CPU, opens all."""
+    return "AWS_LAMBDA_RUNTIME_API" in os.environ

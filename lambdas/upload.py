@@ -8,10 +8,10 @@ from functools import cache, partial
 from typing import Any
 
 from lambdas.answers import Answer
-from lambdas.door import Door, serve
-from lambdas.events import MAX_INLINE_BYTES, TOO_LARGE, Request
-from lambdas.storage import Storage, renew_after_snapshots
-from shutterless.errors import TooLarge
+from lambdas.door import Door, read_settings, serve
+from lambdas.events import Request
+from lambdas.intake import read_picture
+from lambdas.storage import Storage, is_container, open_storage
 from shutterless.settings import Settings
 from shutterless.uploads import FORM_S, GRACE_S, NOT_STORED, read_announcement, read_upload
 
@@ -21,11 +21,7 @@ def upload_image(request: Request, settings: Settings, storage: Storage) -> Answ
 
     If this ends in between, the row is found late by whoever reads it.
     """
-    most = min(settings.max_bytes, MAX_INLINE_BYTES)
-    try:
-        upload = read_upload(request.headers.get("content-type"), request.body, request.query, most)
-    except TooLarge as error:
-        raise (error if most == settings.max_bytes else TooLarge(TOO_LARGE)) from error
+    upload = read_upload(read_picture(request, settings.max_bytes), request.query)
     request_id = request.request_id
     receipt, objects = upload.receipt(request_id, storage.bucket), storage.objects
     storage.results.add_pending(request_id, upload.arrival(request_id, asked_model=upload.model), expected_s=FORM_S)
@@ -59,12 +55,17 @@ def open_door(settings: Settings, storage: Storage) -> Door:
 
 @cache
 def _door() -> Door:
-    settings = Settings.from_environment(os.environ)
-    storage = Storage(settings, os.environ)
-    renew_after_snapshots(storage)
+    settings = read_settings(os.environ)
+    storage = open_storage(settings)
+    if is_container():
+        storage.open(lambda: storage.objects)
     return open_door(settings, storage)
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Lambda's entry."""
     return serve(event, context, _door())
+
+
+if is_container():
+    _door()

@@ -11,6 +11,7 @@ from onprem.answers import json_answer, request_id_of
 from onprem.docs import PICTURE, answers
 from onprem.door import Door, door_of
 from onprem.schemas import Receipt
+from shutterless.bodies import read_submission
 from shutterless.uploads import read_upload
 
 routes = APIRouter(tags=["results"])
@@ -34,7 +35,7 @@ async def upload_image(request: Request, task: Annotated[str | None, Query()] = 
 
 def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_type: str, body: bytes) -> dict[str, str]:
     """Store the picture, then its row, each on the disk before the next step: whoever got a 202 gets an answer."""
-    upload = read_upload(content_type, body, asked, door.limits.max_bytes)
+    upload = read_upload(read_submission(content_type, body, door.limits.max_bytes), asked)
     classifier = door.shelf.classifier(upload.model)  # a model that is not there is refused now, not later
     asked_model = None if classifier is door.shelf.default else "{name}/{version}".format_map(classifier.model)
     key = upload.key(request_id)

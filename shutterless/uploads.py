@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shutterless.bodies import read_submission
+from shutterless.bodies import Submission
 from shutterless.errors import BadRequest, TooLarge, UnsupportedPicture
 from shutterless.formats import ACCEPTED, FORMATS, PictureFormat, refusal, sniff
 
@@ -78,13 +78,12 @@ class Announcement:
                        true_label=self.true_label)
 
 
-def read_upload(content_type: str | None, body: bytes, asked: Mapping[str, str | None], max_bytes: int) -> Upload:
-    """POST /upload-image: its body, and the fields `task`, `model` and `true_label` of its query, which go before those
-    of the body; an empty one counts as not filled in.
+def read_upload(submission: Submission, asked: Mapping[str, str | None]) -> Upload:
+    """POST /upload-image: what its body holds, and the fields `task`, `model` and `true_label` of its query, which go before
+    those of the body; an empty one counts as not filled in.
 
-    Raises BadRequest, or BadPicture (TooLarge, UnsupportedPicture) for what does not even begin like a picture.
+    Raises BadRequest, or BadPicture for what does not even begin like a picture.
     """
-    submission = read_submission(content_type, body, max_bytes)
     task, model, true_label = (asked.get(name) or submission.fields.get(name) or None
                                for name in ("task", "model", "true_label"))
     found = sniff(submission.picture)

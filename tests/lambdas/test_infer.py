@@ -3,9 +3,10 @@ import threading
 import uuid
 import zlib
 
+import psycopg
 import pytest
 
-from lambdas.infer import Container, infer
+from lambdas.infer import Classification, Container, infer
 from shutterless.bundles import read_bundle
 from shutterless.classifier import Classifier
 from shutterless.errors import BadRequest, Unavailable
@@ -44,7 +45,7 @@ def put(container, bucket):
 @pytest.fixture
 def run(container):
     """`run(record, ...)`: each in its own message; returns the ids of those that failed."""
-    def run(*records, receives: int = 1, context=None) -> list[str]:
+    def run(*records, receives: int = 1, context=None, container=container) -> list[str]:
         reply = infer(sqs_event(*(s3_event(record) for record in records), receives=receives), context or Context(), container)
         assert list(reply) == ["batchItemFailures"]
         return [failure["itemIdentifier"] for failure in reply["batchItemFailures"]]
@@ -90,10 +91,10 @@ def test_every_picture_of_a_batch_gets_its_row_and_its_own_answer(run, put, jpeg
 
 def test_the_model_that_ships_gives_together_what_it_gives_alone(container, settings_of, run, put, draw, encode, record_of):
     shipped = Settings()
-    container.settings = settings_of("infer", model=shipped.model, models_dir=shipped.models_dir)
+    container = Container(settings_of("infer", model=shipped.model, models_dir=shipped.models_dir), container.storage)
     pictures = [encode(draw((64, 64), seed), "JPEG") for seed in range(8)]
     records = [put(picture) for picture in pictures]
-    assert run(*records) == []
+    assert run(*records, container=container) == []
     classifier = container.classification().shelf.default
     for record, picture in zip(records, pictures, strict=True):
         prediction = classifier.predict(picture).prediction
@@ -118,6 +119,14 @@ def test_an_object_that_others_put_is_answered_under_an_id_of_its_own(run, put, 
     assert record_of(first).image_name == key.rpartition("/")[2]
 
 
+@pytest.mark.parametrize("told", ["1970-01-01T00:00:00.000Z", "2999-01-01T00:00:00.000Z", "soon", None, 3])
+def test_a_time_that_cannot_be_is_not_believed(run, put, jpeg, record_of, told):
+    record = put(jpeg(), "uploads/classify/old.jpg", row=False)
+    record["eventTime"] = told
+    assert run(record) == []
+    assert 0 <= record_of(record).latency_ms < 3_600_000
+
+
 def test_a_bomb_spoils_only_itself(run, put, jpeg, record_of):
     records = [put(jpeg("red")), put(bomb()), put(jpeg("blue")), put(b"<html>not a picture"), put(b""), put(jpeg()[:200])]
     assert run(*records) == []
@@ -128,9 +137,9 @@ def test_a_bomb_spoils_only_itself(run, put, jpeg, record_of):
 
 
 def test_a_picture_with_too_many_bytes_is_failed_and_not_read(container, settings_of, put, run, record_of, jpeg, s3):
-    container.settings = settings_of("infer", max_bytes=1000)
+    container = Container(settings_of("infer", max_bytes=1000), container.storage)
     large, small = put(jpeg(size=(400, 400)), None), put(jpeg(size=(4, 4)))
-    assert run(large, small) == []
+    assert run(large, small, container=container) == []
     assert record_of(large).error["title"] == "Picture too large"
     assert record_of(small).status == "done"
 
@@ -151,9 +160,9 @@ def test_a_model_that_was_asked_for_and_does_not_answer_here_is_a_failure_that_s
 def test_models_can_be_mixed_in_a_batch(container, settings_of, run, put, jpeg, record_of, make_bundle, tmp_path):
     make_bundle(tmp_path)
     make_bundle(tmp_path, name="tints", labels=["rouge", "vert", "bleu"], side=16)
-    container.settings = settings_of("infer", models_dir=tmp_path)
+    container = Container(settings_of("infer", models_dir=tmp_path), container.storage)
     records = [put(jpeg("blue"), asked_model=model) for model in (None, "tints/1", "colours/1", "tints")]
-    assert run(*records) == []
+    assert run(*records, container=container) == []
     assert [record_of(record).predicted_label for record in records] == ["blue", "bleu", "blue", "bleu"]
 
 
@@ -265,7 +274,32 @@ def test_a_result_that_was_deleted_while_its_picture_waited_is_not_made_again(co
     forget(owner, container.storage.objects, record_of(record).request_id)
     owner.close()
     assert run(record) == []
+    assert run(record, receives=5) == []
     assert record_of(record) is None
+
+
+def test_a_result_that_is_deleted_while_its_picture_is_classified_is_not_made_again(run, put, jpeg, record_of, monkeypatch,
+                                                                                    migrated_database):
+    record, answer = put(jpeg()), Classification.answer
+    request_id = record_of(record).request_id
+
+    def answer_late(self, pictures, works):
+        with psycopg.connect(migrated_database, autocommit=True) as connection:
+            connection.execute("DELETE FROM results WHERE request_id = %s", [request_id])
+        return answer(self, pictures, works)
+
+    monkeypatch.setattr(Classification, "answer", answer_late)
+    assert run(record) == []
+    assert record_of(record) is None
+
+
+def test_what_others_put_is_stalled_as_well_when_it_is_given_up(run, put, jpeg, record_of, s3):
+    record = put(jpeg(), "uploads/classify/holiday.jpg", row=False)
+    s3.faults += ["503"] * 2
+    assert run(record, receives=5) == ["m0"]
+    assert record_of(record).status == "stalled"
+    assert run(record, receives=1) == []
+    assert record_of(record).status == "done"
 
 
 # --- Faults that are nobody's picture's
@@ -302,12 +336,12 @@ def test_after_the_last_delivery_it_is_stalled_and_a_redrive_moves_it_on(run, pu
 
 def test_a_broken_model_is_no_picture_s_fault(container, settings_of, run, put, jpeg, record_of, make_bundle, tmp_path, lines):
     make_bundle(tmp_path, name="broken", model=b"no graph")
-    container.settings = settings_of("infer", model="broken", models_dir=tmp_path)
+    broken = Container(settings_of("infer", model="broken", models_dir=tmp_path), container.storage)
     record = put(jpeg())
-    assert run(record) == ["m0"]
+    assert run(record, container=broken) == ["m0"]
     assert record_of(record).status == "pending"
     assert "Export" in next(line["error"] for line in lines() if line.get("level") == "ERROR")
-    assert run(record, receives=5) == ["m0"]
+    assert run(record, receives=5, container=broken) == ["m0"]
     assert record_of(record).status == "stalled"
 
 
@@ -318,17 +352,17 @@ def test_what_there_is_no_time_for_goes_back_untouched(run, put, jpeg, record_of
     assert [record_of(record).status for record in records] == ["done"] * 8 + ["pending"] * 12
 
 
-def test_a_picture_that_ends_the_process_each_time_is_tried_last(container, run, put, jpeg, record_of, monkeypatch):
+def test_a_picture_that_ends_the_process_each_time_is_tried_last(run, put, jpeg, record_of, monkeypatch):
     """It dies in the middle of its work, as when memory ends; the others of its batch are settled before."""
     poison, *others = records = [put(jpeg("blue")), put(jpeg("red")), put(jpeg("green"))]
-    answer = container.classification().answer
+    answer = Classification.answer
 
-    def die(pictures, works):
+    def die(self, pictures, works):
         if len(pictures) > 1 or pictures[0][1][0, 0, 2] > 200:
             raise SystemExit
-        return answer(pictures, works)
+        return answer(self, pictures, works)
 
-    monkeypatch.setattr(container.classification(), "answer", die)
+    monkeypatch.setattr(Classification, "answer", die)
     for receives in range(1, 4):
         with pytest.raises(SystemExit):
             run(*records, receives=receives)

@@ -14,9 +14,9 @@ from lambdas.door import Door, serve
 from shutterless.settings import Settings
 
 UNITS = {"Seconds", "Microseconds", "Milliseconds", "Bytes", "Kilobytes", "Megabytes", "Gigabytes", "Terabytes", "Bits",
-         "Kilobits", "Megabits", "Gigabits", "Terabits", "Percent", "Count", "Bytes/Second", "Kilobytes/Second", "Megabytes/Second",
-         "Gigabytes/Second", "Terabytes/Second", "Bits/Second", "Kilobits/Second", "Megabits/Second", "Gigabits/Second",
-         "Terabits/Second", "Count/Second", "None"}
+         "Kilobits", "Megabits", "Gigabits", "Terabits", "Percent", "Count", "Count/Second", "Bytes/Second", "Kilobytes/Second",
+         "Megabytes/Second", "Gigabytes/Second", "Terabytes/Second", "Bits/Second", "Kilobits/Second", "Megabits/Second",
+         "Gigabits/Second", "Terabits/Second", "None"}
 
 
 def is_number(value) -> bool:

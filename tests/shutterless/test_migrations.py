@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -111,3 +112,24 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(database_url):
 
 def test_a_folder_with_a_percent_sign_does_not_confuse_alembic(tmp_path):
     migrate(f"sqlite:///{tmp_path}/100%/test.db")
+
+
+def test_steps_only_ever_add_since_the_version_before_runs_on_their_schema_too():
+    taking = {"drop_table", "drop_column", "drop_constraint", "drop_index", "rename_table", "alter_column", "execute"}
+    for script in scripts().walk_revisions():
+        upgrade = next(node for node in ast.parse(Path(script.path).read_text()).body
+                       if isinstance(node, ast.FunctionDef) and node.name == "upgrade")
+        called = {node.attr for node in ast.walk(upgrade) if isinstance(node, ast.Attribute)}
+        assert called & taking == set(), script.revision
+
+
+def test_the_names_of_steps_sort_by_age():
+    names = [script.revision for script in scripts().walk_revisions()]
+    assert names == sorted(names, reverse=True)
+
+
+def test_the_hash_of_the_migrations_needs_no_library_and_stays_while_they_stay():
+    code = "import sys; from shutterless.migrations import migrations_hash; print(migrations_hash(), *sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert shown[0] == migrations.migrations_hash()
+    assert set(shown) & {"sqlalchemy", "alembic", "psycopg", "numpy"} == set()

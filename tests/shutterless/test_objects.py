@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shutterless.errors import BadRequest, BadSettings, NotFound, Permanent, Unavailable
+from shutterless.errors import BadRequest, BadSettings, NotFound, Permanent, TooLarge, Unavailable
 from shutterless.objects import FolderObjects, open_objects
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,15 @@ def impatient(bucket):
 
 
 # --- On every store
+
+def test_it_says_whether_something_is_there(objects):
+    version = objects.put(KEY, b"x", "image/jpeg")
+    assert objects.has(KEY)
+    assert objects.has(KEY, version)
+    assert not objects.has("uploads/classify/other.jpg")
+    objects.delete(KEY)
+    assert not objects.has(KEY)
+
 
 @pytest.mark.parametrize("key", KEYS)
 def test_what_was_put_comes_back(objects, key):
@@ -260,3 +269,38 @@ def test_a_refused_right_is_permanent_and_named(impatient, s3):
     with pytest.raises(BadSettings, match="expected the right to GetObject, got AccessDenied") as caught:
         impatient.get(KEY)
     assert isinstance(caught.value, Permanent)
+
+
+# --- What only S3 can say
+
+@pytest.fixture
+def s3_objects(bucket):
+    opened = open_objects(f"s3://{bucket}")
+    yield opened
+    opened.close()
+
+
+def test_an_object_that_is_too_large_is_not_read(s3_objects, s3):
+    s3_objects.put(KEY, b"x" * 1000, "image/jpeg")
+    assert len(s3_objects.read(KEY, max_bytes=1000).body) == 1000
+    with pytest.raises(TooLarge, match="at most 999 bytes, got 1,000"):
+        s3_objects.read(KEY, max_bytes=999)
+
+
+def test_deleted_is_not_the_same_as_never_there(s3_objects):
+    version = s3_objects.put(KEY, b"x", "image/jpeg")
+    assert not s3_objects.is_deleted(KEY)
+    s3_objects.delete(KEY)
+    assert s3_objects.is_deleted(KEY)
+    assert s3_objects.has(KEY, version)
+    assert not s3_objects.is_deleted("never")
+    s3_objects.put(KEY, b"y", "image/jpeg")
+    assert not s3_objects.is_deleted(KEY)
+
+
+def test_the_first_version_is_that_of_this_key_alone(s3_objects):
+    s3_objects.put(KEY + "0", b"x", "image/jpeg")
+    versions = [s3_objects.put(KEY, bytes([n]), "image/jpeg") for n in range(3)]
+    s3_objects.delete(KEY)
+    assert s3_objects.first_version(KEY) == versions[0]
+    assert s3_objects.first_version("never") is None

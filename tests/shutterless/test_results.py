@@ -72,6 +72,53 @@ def test_an_outcome_is_saved_to_the_last_digit(results, clock):
     assert record.created_at == clock.time - timedelta(seconds=2)
 
 
+def test_a_picture_that_is_expected_cannot_be_claimed_before_its_time(results, clock):
+    results.add_pending("form", UPLOAD, expected_s=900)
+    assert results.claim(5, 60) == []
+    clock.forward(901)
+    assert [record.request_id for record in results.claim(5, 60)] == ["form"]
+
+
+def test_a_picture_that_never_came_is_failed_once_and_only_while_it_is_pending(results):
+    results.add_pending("a", UPLOAD, expected_s=0)
+    assert results.expire("a", GAVE_UP)
+    assert not results.expire("a", UNREADABLE.error)
+    assert (results.get("a").status, results.get("a").error) == ("failed", GAVE_UP)
+    results.add_pending("b", UPLOAD)
+    results.finish("b", FOREST)
+    assert not results.expire("b", GAVE_UP)
+    assert not results.expire("nobody", GAVE_UP)
+    assert results.get("b").predicted_label == "Forest"
+
+
+def test_what_was_read_is_recorded_but_a_row_that_was_deleted_is_not_made_again(results):
+    read = Arrival(object_key="uploads/classify/a.jpg", object_version="v2", content_type="image/png", true_label="other")
+    results.add_pending("a", UPLOAD)
+    assert results.finish("a", FOREST, arrival=read, make=False)
+    record = results.get("a")
+    assert (record.object_version, record.content_type, record.true_label) == ("v2", "image/png", "Forest")
+    assert not results.finish("deleted", FOREST, arrival=read, make=False)
+    assert not results.stall("deleted", GAVE_UP, arrival=read, make=False)
+    assert results.get("deleted") is None
+
+
+def test_many_are_found_at_once(results):
+    for name in "abc":
+        results.add_pending(name, UPLOAD)
+    assert set(results.get_all(["a", "c", "nobody"])) == {"a", "c"}
+    assert results.get_all([]) == {}
+
+
+def test_duplicates_and_attempts_are_counted_and_change_nothing_else(results):
+    results.add_pending("a", UPLOAD)
+    results.count_duplicate("a")
+    results.count_attempt("a")
+    results.count_attempt("a")
+    results.count_attempt("nobody")
+    record = results.get("a")
+    assert (record.status, record.duplicates, record.attempts) == ("pending", 1, 2)
+
+
 def test_a_picture_that_cannot_be_read_is_recorded_as_failed_with_its_reason(results):
     results.add_pending("a", UPLOAD)
     assert results.finish("a", UNREADABLE)
