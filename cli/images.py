@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from shutterless.errors import BadSettings
@@ -48,16 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build what is not there yet, and say what each image weighs."""
-    platform = docker_platform()
+    docker_platform()
     if "base" in arguments.images:
         build_base()
-    wanted = [name for name in IMAGES if name in arguments.images]
-    if wanted:
-        _fetch_base(arguments.base_image)
-    for name in wanted:
-        build(name, {"BASE_IMAGE": arguments.base_image, "PLATFORM": arguments.platform or platform,
-                     "MODEL": bundle_in_models(arguments.model), "DB_CA": _certificates(arguments.db_ca)})
+    build_all([name for name in IMAGES if name in arguments.images], base_image=arguments.base_image, model=arguments.model,
+              db_ca=arguments.db_ca, platform=arguments.platform)
     return 0
+
+
+def build_all(names: Sequence[str] = IMAGES, *, base_image: str = AWS_BASE, model: str | None = None, db_ca: Path | None = None,
+              platform: str | None = None) -> dict[str, str]:
+    """Build what is not there yet; returns name -> tag. Raises BadSettings for what is missing, or fails."""
+    values = {"BASE_IMAGE": base_image, "PLATFORM": platform or docker_platform(), "MODEL": bundle_in_models(model),
+              "DB_CA": _certificates(db_ca)}
+    if names:
+        fetch_base(base_image)
+    return {name: build(name, values) for name in names}
 
 
 def _image(name: str) -> str:
@@ -152,8 +158,8 @@ def docker_platform() -> str:
     return asked.stdout.strip()
 
 
-def _fetch_base(image: str) -> None:
-    """Pull the base image if it is not there."""
+def fetch_base(image: str) -> None:
+    """Pull the base image if it is not there. Raises BadSettings."""
     if is_there(image):
         return
     if subprocess.run(["docker", "pull", "--quiet", image], stdout=sys.stderr, check=False).returncode:
@@ -179,7 +185,6 @@ def _compressed_bytes(tag: str) -> int:
     """Bytes of `docker save`, gzipped: about what a registry stores and a cold start pulls."""
     packer, total = zlib.compressobj(wbits=31), 0
     with subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE) as saving:
-        assert saving.stdout is not None  # noqa: S101  it is a pipe
-        while chunk := saving.stdout.read(1 << 20):
+        while saving.stdout and (chunk := saving.stdout.read(1 << 20)):
             total += len(packer.compress(chunk))
     return total + len(packer.flush())

