@@ -65,7 +65,7 @@ base: $(MADE)/project ## a base image for `make images` where no container regis
 bench: $(MADE)/bench ## the server's start and its cost per picture, against decode + preprocess + inference   [MODEL=name]
 	@$(BIN)/python -m benchmarks.predict $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
-bench-cold: $(MADE)/bench ## cold and warm in containers, beside a handler as they are usually written   [BASE_IMAGE=image]
+bench-cold: $(MADE)/bench install-export ## cold and warm in containers, beside a handler as they are usually written   [BASE_IMAGE=image]
 	@$(BIN)/python -m benchmarks.cold $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') $(ARGS)
 
 install-export: $(MADE)/export $(MADE)/torch ## what training and export need: torch, too   [TORCH="torch==... ..."]
