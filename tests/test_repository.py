@@ -70,8 +70,11 @@ def pins(lock: Path) -> dict[str, list[tuple[Requirement, int]]]:
 
 def wanted(extra: str) -> list[Requirement]:
     """What an extra asks for, the extras that it names opened out."""
-    if extra == "installer":
-        return [Requirement(text) for text in PROJECT["dependency-groups"]["installer"]]
+    if extra in PROJECT["dependency-groups"]:
+        return [Requirement(text) for text in PROJECT["dependency-groups"][extra]]
+    if extra in ("api", "inference"):
+        left_out = (ROOT / "requirements" / f"not-in-{extra}.in").read_text().split("\n")
+        return [requirement for requirement in wanted("lambda") if requirement.name not in left_out]
     asked = [Requirement(text) for text in PROJECT["project"]["optional-dependencies"][extra]]
     inner = [name for requirement in asked if requirement.name == "shutterless" for name in requirement.extras]
     return [*map(Requirement, PROJECT["project"]["dependencies"]), *(r for r in asked if r.name != "shutterless"),
@@ -79,7 +82,8 @@ def wanted(extra: str) -> list[Requirement]:
 
 
 def test_there_is_a_lock_for_every_place_where_code_runs():
-    assert [lock.stem for lock in LOCKS] == ["bench", "dev", "export", "installer", "lambda", "onprem"]
+    assert [lock.stem for lock in LOCKS] == ["api", "base", "bench", "dev", "export", "inference", "installer",
+                                               "onprem"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
@@ -102,7 +106,7 @@ def test_a_lock_holds_what_pyproject_asks_for_in_versions_that_fit(lock):
 
 def test_locks_agree_so_that_no_extra_replaces_what_another_installed():
     dev = pins(ROOT / "requirements/dev.txt")
-    for extra in ("lambda", "onprem", "export", "bench"):
+    for extra in ("api", "inference", "onprem", "export", "bench"):
         for name, entries in pins(ROOT / f"requirements/{extra}.txt").items():
             assert {str(pin) for pin, _ in entries} <= {str(pin) for pin, _ in dev[name]}, f"{name} in {extra}"
 
@@ -233,7 +237,8 @@ def test_every_verb_and_every_command_is_in_the_readme():
 def test_every_dependency_has_its_reason_in_the_readme():
     reasons = README.split("## What it stands on")[1].split("\n## ")[0]
     named = {name for row in re.findall(r"^\| ([\w, -]+) \|", reasons, re.MULTILINE) for name in row.split(", ")}
-    asked = {r.name for extra in (*PROJECT["project"]["optional-dependencies"], "installer") for r in wanted(extra)}
+    places = (*PROJECT["project"]["optional-dependencies"], *PROJECT["dependency-groups"])
+    asked = {requirement.name for place in places for requirement in wanted(place)}
     assert asked - named == set()
     assert named - asked - {"package", "---", "torch", "torchvision"} == set()
 
