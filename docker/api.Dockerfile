@@ -22,7 +22,9 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash -s code -p ${LAM
  && chmod -R a+rX .
 
 FROM --platform=${PLATFORM} ${BASE_IMAGE}
-LABEL org.opencontainers.image.title="shutterless-api" org.opencontainers.image.licenses="MIT"
+# The last one lets Lambda snapshot functions on bases that are not AWS's.
+LABEL org.opencontainers.image.title="shutterless-api" org.opencontainers.image.licenses="MIT" \
+      com.amazonaws.lambda.feature.snapstart="Allow"
 COPY --from=build /build/task/ ${LAMBDA_TASK_ROOT}/
 COPY --from=build /build/code/ ${LAMBDA_TASK_ROOT}/
 USER 1000:1000

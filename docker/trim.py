@@ -13,7 +13,7 @@ UNUSED = (
     "onnxruntime/transformers", "onnxruntime/capi/libonnxruntime.so*",
     # For building extensions, and for tests.
     "numpy/_core/include", "numpy/_core/lib", "numpy/_pyinstaller", "numpy/f2py", "numpy/random/include", "numpy/random/lib",
-    "**/tests", "**/testing", "**/*.pyi", "**/*.pyx", "**/*.pxd", "bin",
+    "**/tests", "**/testing", "**/conftest.py", "**/*.pyi", "**/*.pyx", "**/*.pxd", "bin",
     # Formats that we do not accept, text, colour management, windows.
     "PIL/_avif*", "pillow.libs/libavif*", "PIL/_imagingft*", "pillow.libs/libfreetype*", "pillow.libs/libharfbuzz*",
     "pillow.libs/libbrotli*", "PIL/_imagingcms*", "pillow.libs/liblcms2*", "PIL/_imagingtk*",

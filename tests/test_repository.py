@@ -70,11 +70,11 @@ def pins(lock: Path) -> dict[str, list[tuple[Requirement, int]]]:
 
 
 def wanted(extra: str) -> list[Requirement]:
-    """What a lock is of: an extra, the extras that it names opened out; a group; or an image's part of the extra lambda."""
+    """What an extra asks for, the extras that it names opened out."""
     if extra in PROJECT["dependency-groups"]:
         return [Requirement(text) for text in PROJECT["dependency-groups"][extra]]
-    if extra in IMAGES:
-        left_out = (ROOT / f"requirements/not-in-{extra}.in").read_text(encoding="utf-8").splitlines()
+    if extra in ("api", "inference"):
+        left_out = (ROOT / "requirements" / f"not-in-{extra}.in").read_text().split("\n")
         return [requirement for requirement in wanted("lambda") if requirement.name not in left_out]
     asked = [Requirement(text) for text in PROJECT["project"]["optional-dependencies"][extra]]
     inner = [name for requirement in asked if requirement.name == "shutterless" for name in requirement.extras]
@@ -83,7 +83,8 @@ def wanted(extra: str) -> list[Requirement]:
 
 
 def test_there_is_a_lock_for_every_place_where_code_runs():
-    assert [lock.stem for lock in LOCKS] == ["api", "base", "bench", "dev", "export", "inference", "installer", "onprem"]
+    assert [lock.stem for lock in LOCKS] == ["api", "base", "bench", "dev", "export", "inference", "installer",
+                                               "onprem"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
@@ -237,7 +238,8 @@ def test_every_verb_and_every_command_is_in_the_readme():
 def test_every_dependency_has_its_reason_in_the_readme():
     reasons = README.split("## What it stands on")[1].split("\n## ")[0]
     named = {name for row in re.findall(r"^\| ([\w, -]+) \|", reasons, re.MULTILINE) for name in row.split(", ")}
-    asked = {r.name for extra in (*PROJECT["project"]["optional-dependencies"], "installer") for r in wanted(extra)}
+    places = (*PROJECT["project"]["optional-dependencies"], *PROJECT["dependency-groups"])
+    asked = {requirement.name for place in places for requirement in wanted(place)}
     assert asked - named == set()
     assert named - asked - {"package", "---", "torch", "torchvision"} == set()
 

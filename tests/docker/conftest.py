@@ -29,12 +29,19 @@ def docker_client() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def images() -> dict[str, str]:
-    """name -> tag, built from these sources, unless they were."""
-    from cli.images import AWS_BASE, LOCAL_BASE, build_all, is_there
+def base_image() -> str:
+    """$BASE_IMAGE, else the local one, if it was made."""
+    from cli.images import AWS_BASE, LOCAL_BASE, is_there
 
-    base = os.environ.get("BASE_IMAGE") or (LOCAL_BASE if is_there(LOCAL_BASE) else AWS_BASE)
-    return build_all(base_image=base)
+    return os.environ.get("BASE_IMAGE") or (LOCAL_BASE if is_there(LOCAL_BASE) else AWS_BASE)
+
+
+@pytest.fixture(scope="session")
+def images(base_image: str) -> dict[str, str]:
+    """name -> tag, built from these sources, unless they were."""
+    from cli.images import build_all
+
+    return build_all(base_image=base_image)
 
 
 @pytest.fixture(scope="session")
