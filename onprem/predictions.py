@@ -76,7 +76,9 @@ def _answer_at_once(door: Door, submission: Submission, top: int) -> dict[str, A
 
 def _classify(door: Door, submission: Submission, model: str | None, top: int, limits: Limits) -> dict[str, Any]:
     classifier = door.shelf.classifier(model or submission.fields.get("model") or None)
-    return classifier.predict(submission.picture, top=top, limits=limits).to_json_dict()
+    answer = classifier.predict(submission.picture, top=top, limits=limits)
+    classifier.run_s = min(classifier.run_s, answer.timings.inference_s)  # its warm-up may have met a busy moment
+    return answer.to_json_dict()
 
 
 @routes.get("/models", responses=answers(Models))
