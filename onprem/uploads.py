@@ -47,7 +47,7 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
         raise BadRequest(f"true_label: expected at most {MAX_TEXT} characters, got more. Send the label's name alone.")
     task = asked["task"] or "classify"
     if task not in TASKS:
-        raise BadRequest(f"task: expected {' or '.join(TASKS)}, got {task[:40]!r}. Correct it, or leave it out.")
+        raise BadRequest(f"task: expected {' or '.join(TASKS)}, got {task[:40]!r}.")
     classifier = door.shelf.classifier(asked["model"])  # a model that is not there is refused now, not later
     asked_model = None if classifier is door.shelf.default else "{name}/{version}".format_map(classifier.model)
     found = sniff(submission.picture)
