@@ -4,7 +4,8 @@
 
 Starts the server in new processes, and measures (a) process start to first answered POST /predict, (b) POST /predict at
 one client over one kept-alive connection, and (c) the floor: decode, preprocess and session.run of the same picture in
-this process. (b) and (c) take turns, so that both meet the same noise. With --url, (b) asks a server that runs already.
+this process. (b) and (c) take turns, so that both meet the same noise; the CPU time of each, which other programs disturb
+less, stands beside them. With --url, (b) asks a server that runs already, whose CPU time is not known.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from shutterless.bundles import find_bundle, read_bundle
@@ -52,15 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     floor = floor_of(settings, picture)
     starts_s = [] if options.url else [start_s(settings, picture) for _ in range(options.starts)]
     if options.url:
-        server_ms, floor_ms = take_turns(options.url, picture, floor, options.requests)
+        server_ms, floor_ms, cpu_ms = take_turns(options.url, picture, floor, options.requests)
     else:
-        with running(settings) as url:
-            server_ms, floor_ms = take_turns(url, picture, floor, options.requests)
+        with running(settings) as (url, pid):
+            server_ms, floor_ms, cpu_ms = take_turns(url, picture, floor, options.requests, pid)
     report = {"benchmark": "predict", "date": datetime.now(UTC).isoformat(timespec="seconds"),
               "command": " ".join(["python -m benchmarks.predict", *(arguments or sys.argv[1:])]),
               "machine": machine(), "model": settings.model,
               "picture_bytes": len(picture), "picture_side": options.side,
-              "start_s": summary(starts_s), "predict_ms": summary(server_ms), "floor_ms": summary(floor_ms)}
+              "start_s": summary(starts_s), "predict_ms": summary(server_ms), "floor_ms": summary(floor_ms),
+              "cpu_ms": cpu_ms}
     report["added_p50_ms"] = round(report["predict_ms"]["p50"] - report["floor_ms"]["p50"], 3)
     print_table(report)
     print(json.dumps(report))
@@ -96,8 +99,8 @@ def floor_of(settings: Settings, picture: bytes) -> Callable[[], object]:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[str]:
-    """A server in a new process with a state of its own; its address, as soon as it answers."""
+def running(settings: Settings) -> Iterator[tuple[str, int]]:
+    """A server in a new process with a state of its own; its address, as soon as it answers, and its process id."""
     with tempfile.TemporaryDirectory() as var_dir:
         environ = os.environ | {"SHUTTERLESS_PORT": "0", "SHUTTERLESS_MODEL": settings.model,
                                 "SHUTTERLESS_VAR_DIR": var_dir, "SHUTTERLESS_API_KEYS": "", "DATABASE_URL": "",
@@ -107,7 +110,7 @@ def running(settings: Settings) -> Iterator[str]:
             said = process.stdout.readline() if process.stdout else ""
             if not said.startswith("Listening on "):
                 raise SystemExit("Expected a server that says where it listens, got none. Its reason stands above.")
-            yield said.split()[-1]
+            yield said.split()[-1], process.pid
         finally:
             process.terminate()
             process.wait()
@@ -116,7 +119,7 @@ def running(settings: Settings) -> Iterator[str]:
 def start_s(settings: Settings, picture: bytes) -> float:
     """Seconds from the start of a new process to its first answer."""
     started = perf_counter()
-    with running(settings) as url:
+    with running(settings) as (url, _):
         ask = asking(url, picture)
         ask()
         return perf_counter() - started
@@ -160,18 +163,32 @@ def _some(connection: socket.socket) -> bytes:
     return received
 
 
-def take_turns(url: str, picture: bytes, floor: Callable[[], object], requests: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of `requests` calls each, of the server and of the floor."""
+def take_turns(url: str, picture: bytes, floor: Callable[[], object], requests: int, pid: int | None = None,
+               ) -> tuple[list[float], list[float], dict[str, float]]:
+    """Milliseconds of `requests` calls each, of the server and of the floor; and of CPU per call, where `pid` is known."""
     ask = asking(url, picture)
     for _ in range(WARM_UP):
         ask()
         floor()
     server_ms: list[float] = []
     floor_ms: list[float] = []
+    server_cpu_s, floor_cpu_s = -cpu_s(pid), 0.0
     while len(server_ms) < requests:
         server_ms += [milliseconds(ask) for _ in range(ROUND)]
+        floor_cpu_s -= process_time()
         floor_ms += [milliseconds(floor) for _ in range(ROUND)]
-    return server_ms, floor_ms
+        floor_cpu_s += process_time()
+    server_cpu_s += cpu_s(pid)
+    spent_ms = {"predict": 1000 * server_cpu_s / len(server_ms), "floor": 1000 * floor_cpu_s / len(floor_ms)}
+    return server_ms, floor_ms, {name: round(each, 3) for name, each in spent_ms.items()} if pid else {}
+
+
+def cpu_s(pid: int | None) -> float:
+    """Seconds of CPU that a process has had; 0 without one."""
+    if pid is None:
+        return 0.0
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -209,6 +226,8 @@ def print_table(report: dict[str, Any]) -> None:
             figures = "".join(f"{report[key][p]:>8.2f} {unit}" if unit == "s" else f"{report[key][p]:>7.2f} {unit}"
                               for p in ("p50", "p95", "p99"))
             print(f"{name:38}{report[key]['n']:>6}{figures}")
+    if report["cpu_ms"]:
+        print(f"CPU per call: server {report['cpu_ms']['predict']:.2f} ms, floor {report['cpu_ms']['floor']:.2f} ms")
     print(f"\nThe server adds {report['added_p50_ms']:.2f} ms at p50 (budget: {BUDGET_MS:.1f} ms).")
 
 

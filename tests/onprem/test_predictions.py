@@ -254,6 +254,7 @@ def test_only_a_small_picture_that_comes_alone_to_a_fast_model_is_answered_on_th
 
     assert thread_of(content=jpeg()) != "compute"
     assert thread_of(content=jpeg(), run_s=0.05) == "compute"
+    assert default.run_s < 0.05, "one slow moment at the start has decided for ever"
     assert thread_of(content=large) == "compute"
     assert thread_of(content=jpeg() + bytes(40_000)) == "compute"
     assert thread_of(content=jpeg(), params={"model": "other"}) == "compute"
