@@ -20,7 +20,7 @@ from lambdas.metrics import write_line
 from lambdas.notices import Message, Notice
 from lambdas.storage import Storage
 from shutterless.aws import S3Objects, Stored
-from shutterless.errors import ShutterlessError
+from shutterless.errors import ShutterlessError, Unavailable
 from shutterless.formats import sniff
 from shutterless.results import Arrival, Outcome, Record
 from shutterless.settling import HOPELESS, STALLED, Work
@@ -97,8 +97,8 @@ class Batch:
     def settle(self, messages: Sequence[Message]) -> list[Message]:
         """Do what can be done; returns the messages that have to come again. Those that nobody understands do, too, until
         they are dead letters: there they can be looked at. Raises nothing."""
-        jobs = _jobs(messages)
-        for step in (self._run, partial(self._stall_last_chances, make=True)):
+        clock, jobs = _Clock(self.time_left_s), _jobs(messages)
+        for step in (partial(self._run, clock=clock), partial(self._stall_last_chances, make=True)):
             try:
                 step([job for job in jobs.values() if not job.is_settled])
             except Exception as error:  # the database's, the model's or ours; never a picture's
@@ -111,7 +111,7 @@ class Batch:
                 write_line({"level": "ERROR", "message_id": message.id, "error": f"A message is malformed. {message.fault}"})
         return left
 
-    def _run(self, jobs: list[Job]) -> None:
+    def _run(self, jobs: list[Job], clock: _Clock) -> None:
         if not jobs:
             return
         records = self.storage.results.get_all([job.request_id for job in jobs])
@@ -122,12 +122,17 @@ class Batch:
         still = [job for job in jobs if not job.is_settled]
         self._stall_last_chances(still, make=False)
         if still:
-            answerer, clock = self.answerer(), _Clock(self.time_left_s)
+            answerer = self.answerer()
             with ThreadPoolExecutor(READERS, thread_name_prefix="s3") as readers:
                 for group in _groups(still):
                     if not clock.has_time_for_another():
                         break
-                    self._run_group(group, answerer, readers)
+                    try:
+                        self._run_group(group, answerer, readers)
+                    except Unavailable:  # the database: nothing more can be saved
+                        raise
+                    except Exception as error:  # of this group; the others need not wait for the next delivery
+                        self._report(error)
 
     def _stall_last_chances(self, jobs: Iterable[Job], *, make: bool) -> None:
         """Rows that are there before the work, since an outcome moves them on, but nobody is left to say that it was given up
@@ -188,11 +193,11 @@ class Batch:
 
 
 class _Clock:
-    """Whether another group can be done in what is left of an invocation."""
+    """Whether another group can be done in what is left of an invocation. Made when that begins."""
 
     def __init__(self, time_left_s: Callable[[], float]) -> None:
         self._time_left_s, self._reserve_s = time_left_s, min(RESERVE_S, time_left_s() / 4)
-        self._longest_s, self._began = 0.0, monotonic()
+        self._longest_s, self._began = 0.0, float("inf")  # the first group has not begun yet
 
     def has_time_for_another(self) -> bool:
         """Ask before each group, so that the last one's time is known."""

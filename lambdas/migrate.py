@@ -26,21 +26,23 @@ PHYSICAL_ID = "shutterless-schema"  # always the same: another one would make Cl
 RESERVE_S = 15.0  # of the invocation, kept for the answer
 PAUSE_S = 3.0  # between attempts at a database that is starting
 REPLY_S, REPLIES = 3.0, 3
+MAX_REASON = 3000  # characters: CloudFormation takes an answer of 4,096 bytes
 UNKNOWN = "The migration failed. The log of the function migrate says why."
 
 
-def migrate(event: Any, context: Any, settings: Settings, storage: Storage) -> dict[str, Any]:
+def migrate(event: Any, context: Any, read: Callable[[], tuple[Settings, Storage]]) -> dict[str, Any]:
     """By hand: migrate, and return the schema's version. For CloudFormation: do that, and answer on its ResponseURL.
 
-    By hand, raises what went wrong; for CloudFormation, nothing: that is told there.
+    By hand, raises what went wrong; for CloudFormation, nothing: that is told there, settings that `read` cannot read
+    included.
     """
     if not (isinstance(event, dict) and "ResponseURL" in event and "RequestType" in event):
-        return bring_up_to_date(settings, storage, lambda: time_left_ms(context) / 1000)
+        return bring_up_to_date(*read(), lambda: time_left_ms(context) / 1000)
     done: dict[str, Any] = {}
     reason = None
     try:
         if event["RequestType"] != "Delete":
-            done = bring_up_to_date(settings, storage, lambda: time_left_ms(context) / 1000)
+            done = bring_up_to_date(*read(), lambda: time_left_ms(context) / 1000)
     except Exception as error:
         reason = str(error) if isinstance(error, ShutterlessError) else UNKNOWN
         _log(error)
@@ -69,7 +71,7 @@ def bring_up_to_date(settings: Settings, storage: Storage, time_left_s: Callable
 def tell_cloudformation(event: dict[str, Any], data: dict[str, Any], reason: str | None) -> None:
     """PUT the answer; a few times, since without one CloudFormation waits for an hour. Raises nothing."""
     body = json.dumps({
-        "Status": "SUCCESS" if reason is None else "FAILED", "Reason": reason or "Done.",
+        "Status": "SUCCESS" if reason is None else "FAILED", "Reason": (reason or "Done.")[:MAX_REASON],
         "PhysicalResourceId": event.get("PhysicalResourceId") or PHYSICAL_ID, "StackId": event.get("StackId"),
         "RequestId": event.get("RequestId"), "LogicalResourceId": event.get("LogicalResourceId"),
         "Data": {name: value for name, value in data.items() if isinstance(value, str)}}).encode()
@@ -113,4 +115,4 @@ def _collaborators() -> tuple[Settings, Storage]:
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Lambda's entry."""
-    return migrate(event, context, *_collaborators())
+    return migrate(event, context, _collaborators)

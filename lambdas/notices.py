@@ -90,17 +90,17 @@ def _notices(record: dict[str, Any]) -> list[Notice]:
     if not record["eventName"].removeprefix("s3:").startswith("ObjectCreated:"):
         return []
     bucket, stored = record["s3"]["bucket"]["name"], record["s3"]["object"]
-    key = unquote_plus(stored["key"], errors="strict")
-    if not (isinstance(bucket, str) and bucket and key):
+    key, version = unquote_plus(stored["key"], errors="strict"), stored.get("versionId") or None
+    if not all(name.encode() for name in (bucket, key, version or "null")):  # text, and not half a surrogate pair
         raise ValueError("without a name")
-    return [] if key.endswith("/") else [Notice(bucket, key, stored.get("versionId") or None, _time(record.get("eventTime")))]
+    return [] if key.endswith("/") else [Notice(bucket, key, version, _time(record.get("eventTime")))]
 
 
 def _time(text: Any) -> datetime | None:
     """None for a moment that cannot be: events that are written by hand carry any."""
     try:
         moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment if timedelta(0) <= datetime.now(UTC) - moment <= OLDEST else None

@@ -204,7 +204,7 @@ def _meaning(error: ClientError) -> Exception:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     if status >= 500 or status == 429 or code in _PASSING:
         return Unavailable("The object store is busy or out of order. Try again in a moment.")
-    bad_version = code == "InvalidArgument" and "version" in error.response["Error"].get("Message", "").lower()
+    bad_version = code == "InvalidArgument" and "version id" in error.response["Error"].get("Message", "").lower()
     if code in _MISSING or bad_version:
         return NotFound("The picture is not stored. It was deleted, or never came.")
     return BadSettings(f"The object store refuses: expected the right to {error.operation_name}, got {code}. "

@@ -518,7 +518,7 @@ def _postgres_engine(address: sa.URL, reach: Reach) -> sa.Engine:
                               "none there. Build the image with DB_CA=, or correct the path.")
         arguments |= {"sslmode": "verify-full", "sslrootcert": str(reach.ca)}
     engine = sa.create_engine(address, isolation_level="AUTOCOMMIT", pool_pre_ping=True, pool_size=min(reach.connections, 5),
-                              max_overflow=max(reach.connections - 5, 0), connect_args=arguments)
+                              max_overflow=max(reach.connections - 5, 0), connect_args=arguments, hide_parameters=True)
     if reach.password is not None:
         ask = reach.password
 
@@ -543,7 +543,7 @@ def _sqlite_engine(address: sa.URL) -> sa.Engine:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Unavailable("The folder of the database cannot be made. Check the disk and its rights.") from error
-    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT", connect_args={"timeout": _BUSY_S})
+    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT", connect_args={"timeout": _BUSY_S}, hide_parameters=True)
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:

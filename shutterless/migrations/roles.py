@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -31,7 +32,7 @@ def grant_roles(connection: sa.Connection, passwords: Mapping[str, str | None]) 
         if has_iam:
             connection.exec_driver_sql(f"GRANT {_IAM} TO {name}")
         elif password is not None:
-            connection.exec_driver_sql(f"ALTER ROLE {name} PASSWORD {_literal(password)}")
+            connection.exec_driver_sql(f"ALTER ROLE {name} PASSWORD {_literal(_verifier(connection, role, password))}")
         statements = [f"GRANT CONNECT ON DATABASE {_quoted(database)} TO {name}",
                       f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {name}",
                       f"REVOKE ALL ON {_quoted(schema)}.results FROM {name}",
@@ -46,6 +47,13 @@ def _make(connection: sa.Connection, role: str) -> None:
     """Roles belong to all databases of a server, so that another deploy may make the same one at this moment."""
     connection.exec_driver_sql(f"DO $$ BEGIN CREATE ROLE {_quoted(role)} LOGIN; "
                                "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$")
+
+
+def _verifier(connection: sa.Connection, role: str, password: str) -> str:
+    """What the server keeps of a password. It is made here: a statement that fails stands in the server's log, and in ours."""
+    driver: Any = connection.connection.driver_connection
+    verifier: bytes = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+    return verifier.decode()
 
 
 def _quoted(name: str) -> str:

@@ -190,6 +190,24 @@ def test_a_malformed_message_goes_to_the_dead_letters_and_holds_nobody_up(contai
     assert any(line.get("message_id") == "m0" for line in logged)
 
 
+@pytest.mark.parametrize(("where", "name", "value"), [
+    ("bucket", "name", "\ud800"), ("bucket", "name", ""), ("bucket", "name", 3), ("object", "key", "\ud800"),
+    ("object", "key", ""), ("object", "versionId", "\ud800"), ("object", "versionId", 3), ("object", "versionId", ["a"])])
+def test_a_name_that_s3_cannot_have_given_holds_nobody_up(container, put, jpeg, record_of, bucket, where, name, value):
+    good, strange = put(jpeg()), s3_record(bucket, "uploads/classify/a.jpg", "v1")
+    strange["s3"][where][name] = value
+    reply = infer(sqs_event(s3_event(strange), s3_event(good)), Context(), container)
+    assert reply == {"batchItemFailures": [{"itemIdentifier": "m0"}]}
+    assert record_of(good).status == "done"
+
+
+@pytest.mark.parametrize("moment", [None, 3, "yesterday", "0001-01-01T00:00:00+14:00"])
+def test_a_time_that_cannot_be_is_now(run, put, jpeg, record_of, moment):
+    record = put(jpeg(), "uploads/classify/holiday.jpg", row=False) | {"eventTime": moment}
+    assert run(record) == []
+    assert record_of(record).created_at.year > 2000
+
+
 def test_what_can_be_read_of_a_half_broken_message_is_answered(container, put, jpeg, record_of):
     good = put(jpeg())
     assert infer(sqs_event(s3_event({"eventName": 3}, good)), Context(), container)["batchItemFailures"]
@@ -350,6 +368,43 @@ def test_what_there_is_no_time_for_goes_back_untouched(run, put, jpeg, record_of
     failed = run(*records, context=Context(40_000, 40_000, 9_000))
     assert failed == [f"m{n}" for n in range(8, 20)]
     assert [record_of(record).status for record in records] == ["done"] * 8 + ["pending"] * 12
+
+
+def test_what_comes_to_a_model_that_took_nearly_all_the_time_to_open_goes_back_untouched(container, run, put, jpeg, record_of,
+                                                                                         monkeypatch):
+    record, context, classification = put(jpeg()), Context(), container.classification
+
+    def open_slowly() -> Classification:
+        context.left_ms = [2_000] * 9
+        return classification()
+
+    monkeypatch.setattr(container, "classification", open_slowly)
+    assert run(record, context=context) == ["m0"]
+    assert record_of(record).status == "pending"
+
+
+def test_a_picture_that_no_answer_can_be_found_for_stops_no_other(run, put, jpeg, record_of, monkeypatch, lines):
+    """Whatever the model raises of it; alone in its group or beside seven others."""
+    classify = Classifier.classify
+
+    def refuse_blue(self, pixels):
+        if (pixels[:, 0, 0, 2] > 200).any():
+            raise RuntimeError("non-zero status code returned while running Conv node")
+        return classify(self, pixels)
+
+    monkeypatch.setattr(Classifier, "classify", refuse_blue)
+    records = [put(jpeg(colour)) for colour in ["blue"] + ["red"] * 9]
+    assert run(*records) == [f"m{n}" for n in range(8)]
+    assert run(*records[:8], receives=2) == ["m0"]
+    assert [record_of(record).status for record in records] == ["pending"] + ["done"] * 9
+    assert any("Conv node" in line.get("trace", "") for line in lines())
+
+
+def test_pictures_of_a_batch_go_through_the_network_together(run, put, jpeg, monkeypatch):
+    classify, runs = Classifier.classify, []
+    monkeypatch.setattr(Classifier, "classify", lambda self, pixels: runs.append(len(pixels)) or classify(self, pixels))
+    assert run(*(put(jpeg()) for _ in range(10))) == []
+    assert runs[-2:] == [8, 2]
 
 
 def test_a_picture_that_ends_the_process_each_time_is_tried_last(run, put, jpeg, record_of, monkeypatch):

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy.exc import ProgrammingError
 
 import shutterless.results as results_module
-from lambdas.migrate import migrate
+from lambdas.migrate import handler, migrate
 from lambdas.storage import Storage
 from shutterless.errors import BadSettings, Unavailable
 from shutterless.migrations import HEAD, migrations_hash
 from shutterless.migrations.roles import RIGHTS
 from shutterless.results import Arrival, ErrorNote, Outcome, open_results
-from shutterless.settings import Settings
+from shutterless.settings import Settings, variable_names
 
 pytestmark = pytest.mark.needs("postgres")
 AWAY = "postgresql://nobody:secret@127.0.0.1:1/none"
@@ -75,7 +75,7 @@ def asked(kind: str, url: str) -> dict:
 
 def run(url: str, event: object = None, context: Context | None = None, **settings) -> dict:
     chosen = Settings(database_url=url, **settings)
-    return migrate({} if event is None else event, context or Context(), chosen, Storage(chosen, {}))
+    return migrate({} if event is None else event, context or Context(), lambda: (chosen, Storage(chosen, {})))
 
 
 @pytest.fixture
@@ -128,6 +128,18 @@ def test_settings_that_cannot_work_are_told(cloudformation, tmp_path):
         "DATABASE_URL", "SHUTTERLESS_DATABASE_AUTH=iam", "SHUTTERLESS_DATABASE_CA"]
 
 
+@pytest.mark.parametrize(("kind", "status"), [("Create", "FAILED"), ("Update", "FAILED"), ("Delete", "SUCCESS")])
+def test_settings_that_cannot_be_read_are_told_too(cloudformation, monkeypatch, kind, status):
+    """Every one of them wrong: without an answer, CloudFormation would wait for an hour."""
+    for name in variable_names():
+        monkeypatch.setenv(name, "\x07 " + "x" * 100)
+    handler(asked(kind, cloudformation.url), Context())
+    [told] = cloudformation
+    assert told["Status"] == status
+    assert kind == "Delete" or "SHUTTERLESS_MAX_RECEIVES: expected" in told["Reason"]
+    assert len(json.dumps(told)) < 4096
+
+
 def test_an_answer_that_is_refused_is_given_again(database, cloudformation, lines):
     cloudformation.refusals = 2
     run(database, asked("Create", cloudformation.url))
@@ -152,7 +164,7 @@ def test_it_waits_for_a_database_that_is_starting(new_postgres_database, monkeyp
     monkeypatch.setattr("lambdas.migrate.sleep", lambda _: tries.append("waits"))
     monkeypatch.setattr("lambdas.migrate.database_url", lambda settings: AWAY if len(tries) < 4 else url)
     settings = Settings(database_url=url)
-    assert migrate({}, Context(), settings, Starting(settings, {}))["schema"] == HEAD
+    assert migrate({}, Context(), lambda: (settings, Starting(settings, {})))["schema"] == HEAD
     assert tries == [45.0, "waits", 45.0, "waits", 45.0]
 
 
@@ -220,6 +232,22 @@ def test_rights_that_a_role_had_before_are_taken_away(database):
         run(database)
         left = connection.execute("SELECT has_table_privilege('shutterless_infer', 'results', 'DELETE')").fetchone()
     assert left == (False,)
+
+
+def test_a_password_stands_in_no_log_whatever_goes_wrong(database, lines):
+    """Who migrates here may make roles, but the roles belong to somebody else."""
+    run(database)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE ROLE stranger LOGIN CREATEROLE")
+        connection.execute("GRANT SELECT ON alembic_version TO stranger")
+        try:
+            with pytest.raises(ProgrammingError) as refused:
+                run(database.replace("//postgres:@", "//stranger:@"), role_password="opensesame")
+        finally:
+            connection.execute("DROP OWNED BY stranger")
+            connection.execute("DROP ROLE stranger")
+    assert "ALTER ROLE" in str(refused.value)
+    assert "opensesame" not in str(refused.value) + str(lines())
 
 
 def test_where_iam_is_known_roles_log_in_with_it_elsewhere_with_the_password(database):

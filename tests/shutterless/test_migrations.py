@@ -31,6 +31,10 @@ def test_head_names_the_last_step():
     assert scripts().get_heads() == [migrations.HEAD]
 
 
+def test_no_step_leads_back():
+    assert [step.revision for step in scripts().walk_revisions() if hasattr(step.module, "downgrade")] == []
+
+
 def test_the_steps_lead_to_the_tables_that_the_code_uses(database_url):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext

@@ -271,6 +271,22 @@ def test_a_refused_right_is_permanent_and_named(impatient, s3):
     assert isinstance(caught.value, Permanent)
 
 
+@pytest.mark.parametrize(("status", "code", "message", "meaning"), [
+    (400, "InvalidArgument", "Invalid version id specified", NotFound), (404, "NoSuchVersion", "", NotFound),
+    (405, "MethodNotAllowed", "The specified method is not allowed against this resource.", NotFound),
+    (400, "InvalidArgument", "Requests specifying Server Side Encryption with AWS KMS managed keys require AWS Signature "
+                             "Version 4.", BadSettings),
+    (403, "AccessDenied", "Access Denied", BadSettings), (404, "NoSuchBucket", "", BadSettings),
+    (403, "RequestTimeTooSkewed", "", BadSettings), (400, "ExpiredToken", "", Unavailable), (503, "SlowDown", "", Unavailable)])
+def test_only_what_is_not_there_is_not_found(status, code, message, meaning):
+    """A picture whose reading ends in NotFound has failed for good; with the others, it is read again."""
+    from botocore.exceptions import ClientError
+
+    from shutterless.aws import _meaning
+    answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    assert type(_meaning(ClientError(answer, "GetObject"))) is meaning
+
+
 # --- What only S3 can say
 
 @pytest.fixture

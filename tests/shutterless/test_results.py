@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 import shutterless.results as results_module
 from shutterless.errors import BadRequest, BadSettings, Unavailable
@@ -465,10 +466,18 @@ def test_a_connection_that_the_server_dropped_is_replaced(new_postgres_database)
 
 
 def test_a_missing_schema_is_not_called_a_passing_fault(database_url):
-    import sqlalchemy as sa
     results = open_results(database_url)
     with pytest.raises(sa.exc.DBAPIError):
         results.ping()
+    results.close()
+
+
+def test_an_error_for_the_log_holds_nothing_that_a_client_sent(database_url):
+    results = open_results(database_url)
+    with pytest.raises(sa.exc.DBAPIError) as error:
+        results.add_pending("a", UPLOAD)
+    assert "INSERT" in str(error.value)
+    assert "tile.jpg" not in str(error.value)
     results.close()
 
 

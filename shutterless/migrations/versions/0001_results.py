@@ -47,7 +47,3 @@ def upgrade() -> None:
     op.create_index("results_predicted_label_id", "results", ["predicted_label", "id"])
     op.create_index("results_created_at", "results", ["created_at", "latency_ms"])
     op.create_index("results_labels", "results", ["true_label", "predicted_label"])
-
-
-def downgrade() -> None:
-    op.drop_table("results")
