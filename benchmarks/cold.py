@@ -12,6 +12,7 @@ references/plain_handler. What is made for it (weights, bundles, images) stays f
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import io
 import json
@@ -32,10 +33,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.predict import machine
-from cli.event import rest
-from cli.images import AWS_BASE, ROOT, build_all, is_there
 
+ROOT = Path(__file__).parent.parent
 WORK = ROOT / "var/bench/cold"
+AWS_BASE = "public.ecr.aws/lambda/python:3.13"
 SIDE, CLASSES, BUCKET = 224, 10, "bench"
 MEMORY_MB = 3538  # of which Lambda makes two virtual CPUs
 PATH = "/2015-03-31/functions/function/invocations"
@@ -56,7 +57,7 @@ class Variant:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print both forms of the report, and draw it."""
     options = _options(arguments)
-    event = json.dumps(rest(drawn_jpeg(), "/predict", "")).encode()
+    event = rest_event(drawn_jpeg())
     with s3() as address:
         variants = prepare(options.base_image, address)
         cold = measure_cold(variants, event, options.containers)
@@ -168,7 +169,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 def prepare(base_image: str, s3_address: str) -> list[Variant]:
     """Weights, bundles and images, as far as they are not there yet; weights and bundles lie in S3 as well."""
     make_bundles()
-    base = build_all(["inference"], base_image=base_image)["inference"]
+    base = build_ours(base_image)
     port = s3_address.rpartition(":")[2]
     away = {"AWS_ENDPOINT_URL": f"http://host.docker.internal:{port}", "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -184,9 +185,7 @@ def make_bundles() -> None:
     """ResNet50 as fp32 and int8, by the steps of export. Its gates are left out: weights drawn by lot know nothing."""
     if all((WORK / f"resnet50-{precision}/1/manifest.json").is_file() for precision in ("fp32", "int8")):
         return
-    import torch
-    from torchvision import models
-
+    from benchmarks.references.torch_eager import random_resnet50
     from model_export.architectures import default_input
     from model_export.graph import opset, write_graph
     from model_export.optimise import bundle_files, make_serving
@@ -194,9 +193,7 @@ def make_bundles() -> None:
     from shutterless.manifests import Manifest
 
     WORK.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    model, spec = models.resnet50(num_classes=CLASSES).eval(), default_input("resnet50", SIDE)
-    torch.save(model.state_dict(), WORK / "weights.pth")
+    model, spec = random_resnet50(CLASSES, WORK / "weights.pth"), default_input("resnet50", SIDE)
     pixels = np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), dtype=np.uint8)
     graphs = {precision: WORK / f"{precision}.onnx" for precision in ("fp32", "int8")}
     write_graph(model, spec, graphs["fp32"])
@@ -209,6 +206,14 @@ def make_bundles() -> None:
                             labels=tuple(map(str, range(CLASSES))), input=spec, precision=precision, optimised=optimised,
                             files=bundle_files(folder))
         (folder / "manifest.json").write_text(manifest.to_json())
+
+
+def build_ours(base_image: str) -> str:
+    """The id of the project's own image."""
+    subprocess.run([sys.executable, "-c", "from cli.main import main; raise SystemExit(main())", "images", "inference",
+                    "--base-image", base_image], cwd=ROOT, check=True, stdout=sys.stderr)
+    return subprocess.run(["docker", "image", "inspect", "--format", "{{.Id}}", "shutterless-inference:latest"],
+                          capture_output=True, text=True, check=True).stdout.strip()
 
 
 def bake(base: str, precision: str) -> str:
@@ -231,6 +236,19 @@ def build_plain(base_image: str) -> str:
     if not is_there(tag):
         _docker("build", "--tag", tag, "--build-arg", f"BASE_IMAGE={base_image}", str(folder))
     return tag
+
+
+def is_there(image: str) -> bool:
+    """Whether Docker has it."""
+    return subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
+
+
+def rest_event(jpeg: bytes) -> bytes:
+    """API Gateway's event of POST /predict."""
+    event = {"resource": "/predict", "path": "/predict", "httpMethod": "POST", "headers": {"Content-Type": "image/jpeg"},
+             "queryStringParameters": None, "requestContext": {"resourcePath": "/predict", "stage": "bench"},
+             "body": base64.b64encode(jpeg).decode(), "isBase64Encoded": True}
+    return json.dumps(event).encode()
 
 
 def drawn_jpeg() -> bytes:

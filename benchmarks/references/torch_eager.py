@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from model_export.architectures import build
 from model_export.graph import Serving, write_graph
@@ -34,3 +35,13 @@ class Eager:
     def write(self, path: Path) -> None:
         """The same as a portable fp32 graph."""
         write_graph(self._model, self._spec, path)
+
+
+def random_resnet50(classes: int, weights: Path) -> nn.Module:
+    """A ResNet50 in eval mode whose weights are drawn by lot, always the same; its state dict is saved at `weights`."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    model: nn.Module = models.resnet50(num_classes=classes).eval()
+    torch.save(model.state_dict(), weights)
+    return model
