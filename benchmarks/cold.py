@@ -16,6 +16,7 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import re
 import statistics
 import subprocess
@@ -335,6 +336,7 @@ def s3() -> Iterator[str]:
     """An S3 emulator that containers can reach, at the address yielded."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     inspected = subprocess.run(["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"],
                                capture_output=True, text=True, check=True).stdout.strip()
     server = ThreadedMotoServer(ip_address=inspected, port=0, verbose=False)

@@ -117,7 +117,7 @@ def _files(names: Iterable[str]) -> list[Path]:
     """All files of these files and folders of the project that a build sees, in order."""
     places = [ROOT / name for name in names]
     found = {file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file()}
-    return sorted(file for file in found if "__pycache__" not in file.parts and not file.name.startswith("report."))
+    return sorted(file for file in found if not {"__pycache__", "plots"} & {*file.parts} and not file.name.startswith("report."))
 
 
 def _hash(files: list[Path], values: Mapping[str, str]) -> str:
