@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 def build_all(names: Sequence[str] = IMAGES, *, base_image: str = AWS_BASE, model: str | None = None, db_ca: Path | None = None,
               platform: str | None = None) -> dict[str, str]:
     """Build what is not there yet; returns name -> tag. Raises BadSettings for what is missing, or fails."""
+    base_image = _local_base() if base_image == LOCAL_BASE else base_image
     values = {"BASE_IMAGE": base_image, "PLATFORM": platform or docker_platform(), "MODEL": bundle_in_models(model),
               "DB_CA": _certificates(db_ca)}
     if names:
@@ -90,8 +91,7 @@ def build(name: str, values: Mapping[str, str]) -> str:
 
 def build_base() -> None:
     """Make LOCAL_BASE, unless these sources made it before."""
-    digest = _hash(_files(BASE_SOURCES), {})
-    tag = f"shutterless-base:{digest}"
+    tag = _local_base()
     if is_there(tag):
         print(f"{tag}: there already, as no source of it has changed")
     else:
@@ -104,6 +104,11 @@ def build_base() -> None:
             raise BadSettings("The local base image could not be made. The lines above say why.")
         print(f"{tag}: made, {_compressed_bytes(tag) / 1e6:.1f} MB compressed")
     _docker("tag", tag, LOCAL_BASE)
+
+
+def _local_base() -> str:
+    """The tag behind LOCAL_BASE, so that images built on it change when it does."""
+    return f"shutterless-base:{_hash(_files(BASE_SOURCES), {})}"
 
 
 def source_hash(recipe: Path, values: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_every_package_of_the_lock_is_there_with_its_licence(shell, image):
     assert [folder for folder in folders if folder not in licences and not folder.startswith("onnxruntime")] == []
     assert ("onnxruntime/ThirdPartyNotices.txt" in licences) == (image[0] == "inference")
     assert "MIT License" in shell("cat /var/task/LICENSE")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("name", HANDLERS)
+def test_every_package_has_a_wheel_for_both_kinds_of_machine(name, machine, tmp_path):
+    done = subprocess.run([Path(sys.executable).with_name("uv"), "pip", "install", "--dry-run", "--target", tmp_path, "--no-deps",
+                           "--only-binary", ":all:", "--require-hashes", "--python-version", "3.13", "--python-platform",
+                           f"{machine}-manylinux_2_28", "-r", ROOT / f"requirements/{name}.txt"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_change_of_a_source_changes_the_hash_and_one_elsewhere_does_not(tmp_path, monkeypatch):
