@@ -136,11 +136,12 @@ class Batch:
 
     def _stall_last_chances(self, jobs: Iterable[Job], *, make: bool) -> None:
         """Rows that are there before the work, since an outcome moves them on, but nobody is left to say that it was given up
-        if the work ends the process. Rows that have to be made for it (`make`) only after: it may have been deleted."""
+        if the work ends the process. Rows that have to be made for it (`make`) only after, and none for an id that a door gave:
+        that had one, so it was deleted."""
         for job in jobs:
             if job.receives >= self.max_receives and make == (job.record is None):
                 self.counts["LastChances"] += self.storage.results.stall(job.request_id, STALLED, arrival=job.arrival(),
-                                                                         make=make)
+                                                                         make=make and not job.is_ours)
 
     def _run_group(self, group: list[Job], answerer: Answerer, readers: ThreadPoolExecutor) -> None:
         if group[0].receives > 1:

@@ -67,13 +67,16 @@ class Model:
         gc.enable()
 
     def shelf(self) -> Shelf:
-        """Raises BadBundle for a model that cannot be served, Unavailable where S3 does not answer: the next call asks
-        again."""
+        """Raises BadBundle for a model that cannot be served, Unavailable where S3 does not answer. The next call asks again,
+        unless the bundle itself is broken: the others' cause may have been mended, and this container may live for hours."""
         with self._opening:
             if self._shelf is None:
                 try:
                     self._shelf = self._open()
+                except BadBundle:
+                    raise
                 except Permanent as error:
+                    self._reading = _Reading(self.settings, self.steps)
                     raise BadBundle(str(error)) from error
                 except Exception:
                     self._reading = _Reading(self.settings, self.steps)

@@ -104,8 +104,17 @@ class S3Objects:
             with _explained():
                 self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key, **_version(version))
         except NotFound:
+            self._check_bucket()
             return False
         return True
+
+    def _check_bucket(self) -> None:
+        """HEAD says the same of an object that is not there and of a bucket: but then, the objects are somewhere else."""
+        try:
+            with _explained():
+                self._s3.head_bucket(Bucket=self._bucket)
+        except NotFound as error:
+            raise BadSettings("The object store has no bucket of this name. Check SHUTTERLESS_OBJECTS.") from error
 
     def is_deleted(self, key: str) -> bool:
         """Whether the newest version says that the key was deleted: in a versioned bucket, older ones may still be there."""

@@ -311,6 +311,24 @@ def test_a_result_that_is_deleted_while_its_picture_is_classified_is_not_made_ag
     assert record_of(record) is None
 
 
+@pytest.mark.parametrize("fault", ["503", "403"])
+def test_a_result_that_was_deleted_does_not_come_back_though_s3_fails_at_the_last_delivery(container, run, put, jpeg, record_of,
+                                                                                           migrated_database, s3, fault):
+    from shutterless.records import forget
+    from shutterless.results import open_results
+
+    record = put(jpeg())
+    owner = open_results(migrated_database)
+    forget(owner, container.storage.objects, record_of(record).request_id)
+    owner.close()
+    s3.faults += [fault] * 2
+    assert run(record, receives=5) == ["m0"]
+    assert record_of(record) is None
+    s3.faults.clear()
+    assert run(record) == []
+    assert record_of(record) is None
+
+
 def test_what_others_put_is_stalled_as_well_when_it_is_given_up(run, put, jpeg, record_of, s3):
     record = put(jpeg(), "uploads/classify/holiday.jpg", row=False)
     s3.faults += ["503"] * 2

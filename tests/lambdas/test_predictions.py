@@ -234,6 +234,13 @@ def test_a_model_store_that_was_away_is_asked_again(call, picture, models_dir, m
     assert [call("POST", "/predict", picture, door=door)["statusCode"] for _ in range(3)][-1] == 200
 
 
+def test_a_model_that_is_put_in_its_place_later_needs_no_new_container(call, picture, make_bundle, tmp_path):
+    door = make_door(tmp_path)
+    assert call("POST", "/predict", picture, door=door)["statusCode"] == 503
+    make_bundle(tmp_path)
+    assert [call("POST", "/predict", picture, door=door)["statusCode"] for _ in range(3)][-1] == 200
+
+
 def read(folder):
     from shutterless.bundles import read_bundle
 

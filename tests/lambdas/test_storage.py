@@ -159,6 +159,48 @@ def test_iam_without_all_that_it_needs_is_the_operator_s(gatekeeper, tmp_path, s
         storage.results.ping()
 
 
+SNAPSHOT = """
+import os, random, time
+import psycopg
+from snapshot_restore_py import get_after_restore, get_before_snapshot
+from lambdas.storage import open_storage
+from shutterless.settings import Settings
+
+def run(hooks):
+    for action, arguments, named in hooks: action(*arguments, **named)
+
+def sessions(expected):
+    found = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'shutterless_query' AND application_name = 'snapshot'"
+    with psycopg.connect(os.environ["OWNER_URL"], autocommit=True) as connection:
+        for _ in range(100):  # the server notices an end a moment later
+            count = connection.execute(found).fetchone()[0]
+            if count == expected:
+                break
+            time.sleep(0.05)
+    return count
+
+storage = open_storage(Settings.from_environment(os.environ))
+storage.results.ping()
+random.seed(1)
+expected, seen = random.Random(1).random(), [sessions(1)]
+run(get_before_snapshot())
+seen.append(sessions(0))
+run(get_after_restore())
+storage.results.ping()
+print(*seen, sessions(1), random.random() != expected)
+"""
+
+
+@pytest.mark.needs("postgres")
+def test_a_snapshot_holds_no_connection_and_each_copy_makes_its_own(settings_of, migrated_database):
+    url = settings_of("query").database_url
+    url += ("&" if "?" in url else "?") + "application_name=snapshot"
+    done = subprocess.run([sys.executable, "-c", SNAPSHOT], cwd=ROOT, capture_output=True, text=True, check=False, env={
+        "PYTHONPATH": str(ROOT), "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start", "DATABASE_URL": url,
+        "OWNER_URL": migrated_database})
+    assert done.stdout.split() == ["1", "0", "1", "True"], done.stderr
+
+
 def test_the_bucket_is_one_without_a_prefix():
     assert Storage(Settings(objects_url="s3://pictures"), {}).bucket == "pictures"
     for url in ("var/objects", "s3://pictures/some/where"):

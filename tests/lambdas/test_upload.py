@@ -228,6 +228,16 @@ def test_a_picture_that_came_and_waits_is_not_given_up(ask_form, find, late, pos
     assert find(form["request_id"])["status"] == "pending"
 
 
+def test_no_picture_is_given_up_where_query_looks_into_a_bucket_that_is_not_there(settings_of, open_storage, call, late, jpeg,
+                                                                                storage, rest_event, context):
+    _, _, receipt = call("POST", "/upload-image", jpeg(), "image/jpeg")
+    late(receipt["request_id"])
+    settings = settings_of("query", objects_url="s3://no-such-bucket-here")
+    answer = serve(rest_event("GET", "/results"), context, query.open_door(settings, open_storage(settings)))
+    assert answer["statusCode"] == 500
+    assert storage.results.get(receipt["request_id"]).status == "pending"
+
+
 def test_an_upload_that_was_killed_between_row_and_picture_is_failed_in_time(call, find, late, jpeg, monkeypatch):
     class Killed(BaseException):
         pass

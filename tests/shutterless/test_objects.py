@@ -254,6 +254,8 @@ def test_a_store_that_nobody_serves_is_unavailable(bucket, monkeypatch):
 def test_a_bucket_that_is_not_there_is_the_operators_to_mend(s3):
     with pytest.raises(BadSettings, match="NoSuchBucket"):
         open_objects("s3://no-such-bucket-here").put(KEY, b"picture", "image/jpeg")
+    with pytest.raises(BadSettings, match="no bucket"):
+        open_objects("s3://no-such-bucket-here").has(KEY)
 
 
 def test_missing_credentials_are_the_operators_to_mend(bucket, monkeypatch):
