@@ -88,6 +88,9 @@ def trained():
     torch.manual_seed(5)
     return Tiny(4)
 
+def in_half():
+    return trained().half()
+
 def grey():
     return Tiny(channels=1)
 
