@@ -145,9 +145,13 @@ def draw(report: dict[str, Any], path: Path) -> None:
         bars = right.barh([y for y, _ in places], [taken for _, taken in places], height, label=engine)
         right.bar_label(bars, fmt="%.1f", padding=3, fontsize=7)
     right.set_yticks([y - 0.4 + height / 2 for y in range(len(rows))],
-                     [f"{row['side']} px, batch {row['batch']}, {row['threads']} threads" for row in rows])
+                     [f"{row['side']} px, batch {row['batch']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+                      for row in rows])
     right.margins(x=0.1)
     right.set(xlabel="one run, ms (median)")
+    model, host = report["model"], report["machine"]
+    figure.suptitle(f"{model['name']}/{model['version']}, {model['precision']}: {host['cpu']}, {host['cpus']} CPUs, "
+                    f"load {host['load_1m']:.1f}, onnxruntime {report['onnxruntime']}", fontsize=10)
     right.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(engines), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)

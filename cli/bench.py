@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", metavar="PX", help="sides of the pictures (default: the model's own)")
     parser.add_argument("--batches", type=int, nargs="+", metavar="N", default=[1, 8], help="pictures in a run (default: 1 8)")
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="default: 1, and one per CPU")
-    parser.add_argument("--runs", type=int, default=100, metavar="N", help="of each engine, at most (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=100, metavar="N",
+                        help="of each engine, in fives; fewer where they take long (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON, instead of tables")
     parser.add_argument("--out", type=Path, metavar="FILE.png|FILE.svg", help="where the plot goes")
 
@@ -105,6 +106,6 @@ def print_report(report: dict[str, Any], drawn: str) -> None:
     faster = {name: value for name, value in report["ratios"].items() if name != "open"}
     print(f"It opens {report['ratios']['open']:.1f} times as fast as plain, by CPU time.")
     if faster:
-        print("One picture, one thread, it runs " + ", ".join(f"{value:.2f} times as fast as {name}"
+        print("One picture, one thread, it runs " + "; ".join(f"{value:.2f} times as fast as {name}"
                                                              for name, value in faster.items()) + ".")
     print(drawn)

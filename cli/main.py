@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -53,6 +54,7 @@ Settings come from the options, else from the environment, else from the file .e
 Exit codes: 0 done, 1 not all could be done (standard error says what and why), 2 typed wrongly, 130 interrupted."""
 
 
+UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # a place of the user's, no fault of ours
 OURS = ("shutterless", "cli", "onprem", "lambdas", "model_export", "benchmarks")
 
 
@@ -79,6 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read the output has left (`| head`): that is their right
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        print(f"shutterless: {error.filename or 'A file'}: {error.strerror}. Make room there, correct its rights, or choose "
+              "another folder.", file=sys.stderr)
+        return 1
     return code
 
 

@@ -28,7 +28,8 @@ def share(hits: int, n: int) -> Share:
     """Wilson's score interval: honest near 0 and 1, where the normal one is not."""
     p, z2 = hits / n, Z_95**2
     centre, half = p + z2 / (2 * n), Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Share(p, n, max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n)))
+    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+    return Share(p, n, 0.0 if hits == 0 else low, 1.0 if hits == n else high)  # exactly, which rounding would miss
 
 
 def accuracy(logits: Logits, targets: Targets) -> Share:

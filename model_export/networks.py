@@ -179,7 +179,7 @@ def _call(arch: str, n_labels: int | None) -> nn.Module:
                           "labels is known (--labels), else with nothing.") from error
     if not isinstance(model, nn.Module):
         raise ExportError(f"{arch} returned a {type(model).__name__}, expected a torch.nn.Module. Return the network.")
-    return model
+    return model.float()  # pictures come as float32, and so do logits leave
 
 
 def _where(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 
 import matplotlib
@@ -17,7 +18,7 @@ from model_export.metrics import Energies, Reliability, share
 
 INK, ACCENT, PALE = "#1f2937", "#2563eb", "#bfdbfe"
 plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
-                 "svg.hashsalt": "shutterless", "text.color": INK, "axes.labelcolor": INK}
+                 "svg.hashsalt": "shutterless", "text.color": INK, "axes.labelcolor": INK, "text.parse_math": False}
 
 
 def confusion_plot(counts: NDArray[np.int64], labels: Sequence[str]) -> str:
@@ -98,7 +99,9 @@ def history_plot(history: Sequence[dict[str, float]]) -> str:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with warnings.catch_warnings():  # a letter that matplotlib's font lacks is drawn by the browser's
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg"):]

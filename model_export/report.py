@@ -143,9 +143,14 @@ def _html(section: Section) -> str:
                                        table * bool(section.table), section.plot) if part)
 
 
+def _cell(text: str) -> str:
+    """A label or a file's name may hold what would end the cell or the row."""
+    return " ".join(text.replace("|", "\\|").split("\n"))
+
+
 def _markdown(section: Section) -> str:
     head, *rows = section.table or [()]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+    table = "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [head, ["---"] * len(head), *rows])
     plot = f"![{section.title}]({_plot_file(section)})"
     return "\n\n".join(part for part in (f"## {section.title}", section.text, table * bool(section.table),
                                          plot * bool(section.plot)) if part)

@@ -38,7 +38,8 @@ def test_what_could_not_be_measured_is_told_with_the_reason(report):
 
 
 def test_the_plot_shows_what_was_measured(report):
-    assert "48 px, batch 2, 1 threads" in report[1]
+    assert "48 px, batch 2, 1 thread " in report[1]
+    assert "tiles/1, fp32: " in report[1]
 
 
 def test_the_tables_are_for_people_and_the_plot_goes_to_var(shutterless, fast_bundle, tmp_path):

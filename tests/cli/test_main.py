@@ -1,4 +1,6 @@
 import argparse
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -100,3 +102,15 @@ def test_a_package_that_is_not_installed_is_one_sentence_with_a_remedy(monkeypat
     monkeypatch.setattr(models, "run", run)
     assert main(["models"]) == 1
     assert "needs the package torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_place_that_cannot_be_written_is_one_sentence_with_a_remedy(monkeypatch, capsys, number):
+    def run(arguments: object) -> int:
+        raise OSError(number, os.strerror(number), "models/roofs")
+
+    monkeypatch.setattr("cli.models.run", run)
+    assert main(["models"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"shutterless: models/roofs: {os.strerror(number)}. Make room")
+    assert len(said.splitlines()) == 1

@@ -96,6 +96,10 @@ def sharp():
         net[3].weight.copy_(9 * torch.eye(3))
     return net
 
+
+def in_half():
+    return trained().half()
+
 def grey():
     return Tiny(channels=1)
 

@@ -11,6 +11,12 @@ def test_a_share_of_all_still_has_an_interval():
     assert found.high == 1
 
 
+def test_the_interval_of_none_and_of_all_ends_exactly_at_them():
+    for n in range(1, 300):
+        assert metrics.share(n, n).high == 1
+        assert metrics.share(0, n).low == 0
+
+
 def test_shares_agree_with_a_published_example():
     # Newcombe (1998), Statistics in Medicine 17:857, table I, method 3: 81 of 263 is 0.2553 to 0.3662
     found = metrics.share(81, 263)

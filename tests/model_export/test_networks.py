@@ -54,6 +54,10 @@ def test_a_function_that_brings_its_weights_needs_no_file(tinynets):
     assert "which brings them" in network.origin
 
 
+def test_a_network_of_half_precision_is_taken_with_the_same_weights(tinynets):
+    assert _same(_find("tinynets:in_half").model, tinynets.in_half().float())
+
+
 def test_another_number_of_labels_than_outputs_is_left_to_who_counts_labels(tinynets, tmp_path: Path):
     path = _saved(tinynets.build(7).state_dict(), tmp_path / "my.pth")
     assert _find(path, arch="tinynets:build", n_labels=6).n_outputs == 7

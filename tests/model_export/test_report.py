@@ -33,3 +33,17 @@ def test_plots_are_in_the_page_and_beside_the_markdown(tmp_path):
     assert "![What is < 5?](plots/what-is-5.svg)" in card
     assert (tmp_path / "plots" / "what-is-5.svg").read_text() == "<svg>four</svg>"
     assert card.count("![") == 1
+
+
+@pytest.mark.parametrize("label", ["from $1 to $2", "$\\frac$", "\u5c4b\u6839"])
+def test_a_label_is_drawn_as_it_is_written(label):
+    from model_export import plots
+
+    counts = np.array([[3, 1], [0, 4]])
+    for plot in (plots.confusion_plot(counts, [label, "other"]), plots.per_class_plot(counts, [label, "other"])):
+        assert f">{label}</text>" in plot
+
+
+def test_a_label_with_a_bar_or_a_line_in_it_stays_in_its_cell(tmp_path):
+    report.write(tmp_path, "card", [Section("Table", table=[("class", "found"), ("roof|tile\nred", "4")])])
+    assert "| roof\\|tile red | 4 |\n" in (tmp_path / "report.md").read_text()
