@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", metavar="IMAGE", type=_image, default=IMAGES,
                         help="api, inference or base (default: api inference)")
     parser.add_argument("--model", metavar="MODEL", help="the bundle to bake in: NAME (its newest version) or NAME/VERSION")
-    parser.add_argument("--base-image", metavar="IMAGE", default=AWS_BASE, help=f"what they stand on (default: {AWS_BASE})")
+    parser.add_argument("--base-image", metavar="IMAGE",
+                        help=f"what they stand on (default: {AWS_BASE}; where that cannot be pulled, {LOCAL_BASE} if it is here)")
     parser.add_argument("--db-ca", type=Path, metavar="FILE",
                         help="certificates that vouch for the database, such as RDS's bundle; a .pem file of this folder")
     parser.add_argument("--platform", metavar="PLATFORM", choices=["linux/amd64", "linux/arm64"],
@@ -56,14 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def build_all(names: Sequence[str] = IMAGES, *, base_image: str = AWS_BASE, model: str | None = None, db_ca: Path | None = None,
-              platform: str | None = None) -> dict[str, str]:
+def build_all(names: Sequence[str] = IMAGES, *, base_image: str | None = None, model: str | None = None,
+              db_ca: Path | None = None, platform: str | None = None) -> dict[str, str]:
     """Build what is not there yet; returns name -> tag. Raises BadSettings for what is missing, or fails."""
-    base_image = _local_base() if base_image == LOCAL_BASE else base_image
-    values = {"BASE_IMAGE": base_image, "PLATFORM": platform or docker_platform(), "MODEL": bundle_in_models(model),
-              "DB_CA": _certificates(db_ca)}
-    if names:
-        fetch_base(base_image)
+    if not names:
+        return {}
+    values = {"BASE_IMAGE": fetch_base(base_image), "PLATFORM": platform or docker_platform(),
+              "MODEL": bundle_in_models(model), "DB_CA": _certificates(db_ca)}
     return {name: build(name, values) for name in names}
 
 
@@ -163,13 +163,18 @@ def docker_platform() -> str:
     return asked.stdout.strip()
 
 
-def fetch_base(image: str) -> None:
-    """Pull the base image if it is not there. Raises BadSettings."""
-    if is_there(image):
-        return
-    if subprocess.run(["docker", "pull", "--quiet", image], stdout=sys.stderr, check=False).returncode:
-        raise BadSettings(f"The base image {image} is not here and cannot be pulled. Where no container registry can be "
-                          f"reached, make a local one: make base, then make images BASE_IMAGE={LOCAL_BASE}.")
+def fetch_base(asked: str | None = None) -> str:
+    """Pull a base image if it is not there, AWS's where none is asked for; returns its name. Where AWS's cannot be had and the
+    local one is here, that is taken, and said. Raises BadSettings."""
+    image = _local_base() if asked == LOCAL_BASE else asked or AWS_BASE
+    if is_there(image) or not subprocess.run(["docker", "pull", "--quiet", image], stdout=sys.stderr, check=False).returncode:
+        return image
+    if asked is None and is_there(_local_base()):
+        print(f"{AWS_BASE} cannot be pulled: building on {LOCAL_BASE}, to try the functions here; do not deploy these.",
+              file=sys.stderr)
+        return _local_base()
+    raise BadSettings(f"The base image {image} is not here and cannot be pulled. Where no container registry can be reached, "
+                      f"make a local one: make base, then make images BASE_IMAGE={LOCAL_BASE}.")
 
 
 def is_there(image: str) -> bool:

@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from cli.images import ROOT, bundle_in_models, docker_platform
+from cli.images import LOCAL_BASE, ROOT, bundle_in_models, docker_platform, fetch_base
 from cli.main import main
 from shutterless.errors import BadSettings, NotFound
 
@@ -36,6 +36,15 @@ def test_a_base_image_that_cannot_be_pulled_leads_to_the_local_one(pretend_docke
     said = capfd.readouterr().err
     assert "public.ecr.aws/lambda/python:3.13 is not here and cannot be pulled" in said
     assert "make base, then make images BASE_IMAGE=shutterless-base:local" in said
+
+
+def test_where_aws_s_base_cannot_be_pulled_the_local_one_is_taken_if_it_is_here_and_was_not_asked_against(pretend_docker, capfd):
+    pretend_docker('case "$1 $3" in "image shutterless-base:"*) ;; *) exit 1;; esac')
+    assert fetch_base() == fetch_base(LOCAL_BASE)
+    assert fetch_base().startswith("shutterless-base:")
+    assert "cannot be pulled: building on shutterless-base:local" in capfd.readouterr().err
+    with pytest.raises(BadSettings, match="cannot be pulled"):
+        fetch_base("example/base:1")
 
 
 def test_the_local_base_needs_mmdebstrap(pretend_docker, capsys):
