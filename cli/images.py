@@ -82,7 +82,7 @@ def build(name: str, values: Mapping[str, str]) -> str:
         print(f"{tag}: there already, as no source of it has changed")
     else:
         options = [word for item in values.items() for word in ("--build-arg", "=".join(item))]
-        _docker("build", "--file", str(recipe), "--tag", tag, *options, ".",
+        _docker("build", "--force-rm", "--file", str(recipe), "--tag", tag, *options, ".",
                 remedy="The lines above say which step of the build failed.")
         print(f"{tag}: built, {_compressed_bytes(tag) / 1e6:.1f} MB compressed")
     _docker("tag", tag, f"shutterless-{name}:latest")
