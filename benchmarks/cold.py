@@ -121,7 +121,8 @@ def summary(cold: dict[str, list[dict[str, float]]], warm: dict[str, list[dict[s
         calls = warm[name]
         row: dict[str, Any] = {
             "init_ms": _median(runs, "init"), "first_ms": _median(runs, "first"), "call_ms": _median(calls, "call"),
-            "duration_ms": _median(calls, "duration"), "best_init_ms": min(run["init"] for run in runs), "best_first_ms": min(run["first"] for run in runs)}
+            "duration_ms": _median(calls, "duration"), "best_init_ms": min(run["init"] for run in runs),
+            "best_first_ms": min(run["first"] for run in runs)}
         if "total" in calls[0]:
             floors = [{"floor": call["decode"] + call["preprocess"] + call["inference"]} for call in calls]
             row |= {"handler_ms": _median(calls, "total"), "floor_ms": _median(floors, "floor"),
@@ -142,8 +143,8 @@ def table(report: dict[str, Any]) -> Iterator[str]:
         yield (f"{name:{width}}{row['init_ms']:8.0f}{row['first_ms']:8.0f}{row['call_ms']:9.2f}{row['duration_ms']:9.2f}"
                f"{parts}{times}")
     yield (f"{report['containers']} new containers and {report['calls']} warm calls of each, in turns; warm is a call seen from "
-           "outside, billed what the emulator reports of it, handler and floor (decode + preprocess + session.run) are inside; x: "
-           "faster than the plain handler.")
+           "outside, billed what the emulator reports of it, handler and floor (decode + preprocess + session.run) are inside; "
+           "x: faster than the plain handler.")
     for name, row in rows.items():
         if "start" in row:
             yield f"{name}: " + ", ".join(f"{step} {ms:.0f}" for step, ms in row["start"].items())
