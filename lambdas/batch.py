@@ -164,7 +164,7 @@ class Batch:
                 return Ready(job, work, job.arrival(stored.body), answerer.prepare(stored.body, asked))
         except HOPELESS as error:
             self._finish(job, work.failed(error), job.arrival())
-        except Exception as error:
+        except Exception as error:  # not the picture's: logged, and the message comes back
             self._report(error, job)
         else:
             self._drop(job, "Duplicates" if is_replay else "Deleted")

@@ -52,7 +52,7 @@ def serve(event: Any, context: Any, door: Door) -> dict[str, Any]:
         response = to_proxy(answer, has_body=request.method != "HEAD")
     except ForeignEvent:
         raise
-    except Exception as error:
+    except Exception as error:  # ours too: the client gets a problem, the log the trace
         answer = problem_answer(error, request_id)
         response = to_proxy(answer, has_body=request is None or request.method != "HEAD")
         _log_failure(error, request_id)

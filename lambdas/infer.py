@@ -29,6 +29,7 @@ from shutterless.shelf import Shelf
 
 Prepared = tuple[Classifier, NDArray[np.uint8]]
 
+
 class Classification:
     """The classifiers, as a batch uses them."""
 

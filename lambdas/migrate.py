@@ -43,7 +43,7 @@ def migrate(event: Any, context: Any, read: Callable[[], tuple[Settings, Storage
     try:
         if event["RequestType"] != "Delete":
             done = bring_up_to_date(*read(), lambda: time_left_ms(context) / 1000)
-    except Exception as error:
+    except Exception as error:  # whatever it is: without an answer, CloudFormation waits for an hour
         reason = str(error) if isinstance(error, ShutterlessError) else UNKNOWN
         _log(error)
     tell_cloudformation(event, done, reason)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache, partial
 from typing import Any
 
 from lambdas.answers import Answer
-from lambdas.door import Door, read_settings, serve
+from lambdas.door import Door, serve
 from lambdas.events import Request
 from lambdas.machine import system_resources
-from lambdas.storage import Storage, is_container, open_storage
+from lambdas.storage import Storage, is_container, open_here
 from shutterless import records
 from shutterless.errors import NotFound
 from shutterless.expiry import expire_late
@@ -64,11 +63,7 @@ def open_door(settings: Settings, storage: Storage) -> Door:
 
 @cache
 def _door() -> Door:
-    settings = read_settings(os.environ)
-    storage = open_storage(settings)
-    if is_container():
-        storage.open(lambda: storage.objects)
-    return open_door(settings, storage)
+    return open_here(open_door)
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:

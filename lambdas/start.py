@@ -78,7 +78,7 @@ class Model:
                 except Permanent as error:
                     self._reading = _Reading(self.settings, self.steps)
                     raise BadBundle(str(error)) from error
-                except Exception:
+                except Exception:  # raised again, whatever it is: the next call reads anew
                     self._reading = _Reading(self.settings, self.steps)
                     raise
             return self._shelf

@@ -9,6 +9,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from lambdas.door import Door, read_settings
 from lambdas.metrics import write_line
 from lambdas.snapshots import before_snapshot, on_restore
 from shutterless.credentials import CredentialSource
@@ -107,7 +108,7 @@ def database_url(settings: Settings) -> str:
 def _quietly(do: Callable[[], object]) -> None:
     try:
         do()
-    except Exception as error:
+    except Exception as error:  # logged; the first request meets it again, and tells
         write_line({"level": "WARNING", "error": repr(error)[:500]})
 
 
@@ -117,6 +118,15 @@ def open_storage(settings: Settings) -> Storage:
     before_snapshot(storage.close)
     on_restore(storage.close)
     return storage
+
+
+def open_here(open_door: Callable[[Settings, Storage], Door]) -> Door:
+    """The door of an HTTP function with storage, by this container's environment; during INIT, all behind it is opened."""
+    settings = read_settings(os.environ)
+    storage = open_storage(settings)
+    if is_container():
+        storage.open(lambda: storage.objects)
+    return open_door(settings, storage)
 
 
 def is_container() -> bool:

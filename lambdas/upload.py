@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any
 
 from lambdas.answers import Answer
-from lambdas.door import Door, read_settings, serve
+from lambdas.door import Door, serve
 from lambdas.events import Request
 from lambdas.intake import read_picture
-from lambdas.storage import Storage, is_container, open_storage
+from lambdas.storage import Storage, is_container, open_here
 from shutterless.settings import Settings
 from shutterless.uploads import FORM_S, GRACE_S, NOT_STORED, read_announcement, read_upload
 
@@ -27,7 +26,7 @@ def upload_image(request: Request, settings: Settings, storage: Storage) -> Answ
     storage.results.add_pending(request_id, upload.arrival(request_id, asked_model=upload.model), expected_s=FORM_S)
     try:
         objects.put(upload.key(request_id), upload.picture, upload.format.content_type)
-    except Exception:
+    except Exception:  # raised again: no row may wait for a picture that nobody will store
         storage.results.expire(request_id, NOT_STORED)
         raise
     return Answer(status=202, body=receipt, headers={"location": f"/results?request_id={request_id}"})
@@ -55,11 +54,7 @@ def open_door(settings: Settings, storage: Storage) -> Door:
 
 @cache
 def _door() -> Door:
-    settings = read_settings(os.environ)
-    storage = open_storage(settings)
-    if is_container():
-        storage.open(lambda: storage.objects)
-    return open_door(settings, storage)
+    return open_here(open_door)
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:

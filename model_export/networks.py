@@ -169,12 +169,12 @@ def _call(arch: str, n_labels: int | None) -> nn.Module:
                           "packages installed.") from error
     except AttributeError as error:
         raise ExportError(f"{module} has no {name}. Name a function or class in it: --arch {module}:build.") from error
-    except Exception as error:
+    except Exception as error:  # the user's code raises what it likes
         raise ExportError(f"Importing {module} failed: {_where(error)}. Correct it.") from error
     try:
         counts = n_labels is not None and "num_classes" in inspect.signature(function).parameters
         model = function(num_classes=n_labels) if counts else function()
-    except Exception as error:
+    except Exception as error:  # the user's code again
         raise ExportError(f"{arch} failed: {_where(error)}. It is called with num_classes where it takes that and the number of "
                           "labels is known (--labels), else with nothing.") from error
     if not isinstance(model, nn.Module):
@@ -269,7 +269,7 @@ def count_outputs(model: nn.Module, spec: InputSpec) -> int:
     try:
         with torch.inference_mode():
             answer = model(noise)
-    except Exception as error:
+    except Exception as error:  # a layer's, and layers may be the user's
         first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
         if first is not None and first.in_channels != 3:
             raise ExportError(f"This network takes {first.in_channels} channels, expected 3 (RGB). {WRAP}") from error

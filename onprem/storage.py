@@ -82,7 +82,7 @@ class Storage:
             try:
                 self._open()
                 outage.ended()
-            except Exception:
+            except Exception:  # logged, and tried again until it works
                 outage.goes_on()
                 stopping.wait(RETRY_S)
 

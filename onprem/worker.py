@@ -60,7 +60,7 @@ class Worker:
         """Settle one batch; returns how many there were."""
         try:
             records = self._storage.results.claim(self._batch, self._lease_s)
-        except Exception:
+        except Exception:  # logged; the rows wait
             self._outage.goes_on()
             return 0
         self._outage.ended()
@@ -74,7 +74,7 @@ class Worker:
                 self._storage.results.stall(record.request_id, STALLED)
             else:
                 self._storage.results.finish(record.request_id, self._outcome(record))
-        except Exception:
+        except Exception:  # logged; the picture is due again when its lease ends
             log.exception("Picture %s failed, attempt %d of %d", record.request_id, record.attempts, MAX_ATTEMPTS)
             self._give_up(record)
 

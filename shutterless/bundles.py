@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,30 +53,6 @@ def read_bundle(folder: str | Path, *, every_file: bool = False, machine: Machin
                     optimised=choose_optimised(manifest, machine))
     _check_files(bundle, manifest.files if every_file else bundle.needed)
     return bundle
-
-
-def start_reading(folder: str | Path) -> Callable[[], Bundle]:
-    """Read a bundle in a thread of its own while this one imports what will open it; call what is returned to get it.
-
-    The call waits, and raises as read_bundle does.
-    """
-    outcome: list[Bundle | Exception] = []
-
-    def read() -> None:
-        try:
-            outcome.append(read_bundle(folder))
-        except Exception as error:  # raised where the bundle is asked for
-            outcome.append(error)
-
-    def wait() -> Bundle:
-        thread.join()
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
-
-    thread = threading.Thread(target=read, name="bundle", daemon=True)
-    thread.start()
-    return wait
 
 
 def as_portable(bundle: Bundle) -> Bundle:

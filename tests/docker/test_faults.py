@@ -65,7 +65,7 @@ def in_background(do):
     def work() -> None:
         try:
             box["result"] = do()
-        except Exception as error:
+        except Exception as error:  # raised where the result is asked for
             box["error"] = error
 
     thread = threading.Thread(target=work)

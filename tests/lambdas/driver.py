@@ -104,7 +104,7 @@ class Queue:
         try:
             reply = invoke({"Records": [message.record() for message in batch]})
             failed = {failure["itemIdentifier"] for failure in (reply or {}).get("batchItemFailures", [])}
-        except Exception:
+        except Exception:  # a crash, as SQS sees it: the whole batch comes again, and a lasting one ends in `dead`
             self.crashes += 1
             failed = {message.id for message in batch}
         for message in batch:

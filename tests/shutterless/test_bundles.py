@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from shutterless.bundles import as_portable, find_bundle, list_bundles, read_bundle, start_reading
+from shutterless.bundles import as_portable, find_bundle, list_bundles, read_bundle
 from shutterless.errors import BadBundle, NotFound
 from shutterless.hardware import this_machine
 
@@ -115,18 +115,6 @@ def test_a_damaged_portable_graph_is_refused_where_it_would_be_opened(fast, name
                     lambda: read_bundle(fast, every_file=True)):
         with pytest.raises(BadBundle, match=rf"{name}: expected sha256"):
             refused()
-
-
-def test_reading_in_the_background_gives_the_same_bundle(fast_bundle):
-    assert start_reading(fast_bundle)() == read_bundle(fast_bundle)
-
-
-def test_an_error_in_the_background_is_raised_where_the_bundle_is_asked_for(copy):
-    spoil(copy / "model.onnx")
-    wait = start_reading(copy)
-    for _ in range(2):
-        with pytest.raises(BadBundle, match=r"model\.onnx: expected sha256"):
-            wait()
 
 
 def test_a_bundle_is_read_before_anything_heavy_is_imported(fast_bundle):
