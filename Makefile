@@ -73,7 +73,7 @@ install-export: $(MADE)/export $(MADE)/torch ## what training and export need: t
 # dev holds every extra, so it is solved first and rules the others: one version of a package, whatever is installed.
 lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [ARGS=--upgrade]
 	@$(COMPILE) --annotation-style line $(ARGS) pyproject.toml --extra dev -o requirements/dev.txt >/dev/null
-	@for extra in onprem export bench; do \
+	@for extra in onprem export infra bench; do \
 		$(COMPILE) --no-annotate $(ARGS) pyproject.toml --extra $$extra --constraints requirements/dev.txt \
 			-o requirements/$$extra.txt >/dev/null || exit 1; \
 	done
@@ -82,6 +82,7 @@ lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [
 			--excludes requirements/not-in-$$image.in -o requirements/$$image.txt >/dev/null || exit 1; \
 	done
 	@$(COMPILE) --no-annotate $(ARGS) --group installer -o requirements/installer.txt >/dev/null
+	@$(COMPILE) --no-annotate $(ARGS) --group rehearsal -o requirements/rehearsal.txt >/dev/null
 	@$(COMPILE) --no-annotate $(ARGS) --group base --no-deps -o requirements/base.txt >/dev/null
 
 clean: ## remove all that was made: .venv, var (results, pictures, trainings) and caches
@@ -101,7 +102,7 @@ $(MADE)/project: pyproject.toml $(MADE)/installer
 	@touch $@
 
 # Bytecode now: without it the server starts in twice the time, and where PYTHONDONTWRITEBYTECODE is set, every time.
-$(MADE)/onprem $(MADE)/export $(MADE)/bench $(MADE)/dev: $(MADE)/%: requirements/%.txt $(MADE)/project
+$(MADE)/onprem $(MADE)/export $(MADE)/infra $(MADE)/bench $(MADE)/dev: $(MADE)/%: requirements/%.txt $(MADE)/project
 	@$(UV_INSTALL) --require-hashes --only-binary :all: --compile-bytecode -r $<
 	@touch $@
 
