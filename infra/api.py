@@ -13,6 +13,7 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from infra.firewall import Firewall
+from infra.functions import RETENTION
 from shutterless.formats import FORMATS
 from shutterless.problems import CONTENT_TYPE, PHRASES, SENTENCES
 
@@ -79,9 +80,10 @@ class ApiStack(cdk.Stack):
     site: whose page may call, beside the stage's own origins.
     """
 
-    def __init__(self, scope: Construct, id: str, *, stage: Stage, service: ServiceStack, site: SiteStack, **kwargs: Any) -> None:
-        super().__init__(scope, id, **kwargs)
-        origins = (f"https://{site.distribution.distribution_domain_name}", *stage.origins)
+    def __init__(self, scope: Construct, construct_id: str, *, stage: Stage, service: ServiceStack, site: SiteStack,
+                 **settings: Any) -> None:
+        super().__init__(scope, construct_id, **settings)
+        origins = (site.origin, *stage.origins)
         self.api = self._rest_api(stage)
         functions: dict[str, lambda_.IFunction] = {
             name: getattr(service, name) for name in dict.fromkeys(name for name, _ in ROUTES.values())}
@@ -101,10 +103,10 @@ class ApiStack(cdk.Stack):
 
     def _rest_api(self, stage: Stage) -> apigateway.RestApi:
         limits = stage.throttle
-        lines = logs.LogGroup(self, "Access", removal_policy=cdk.RemovalPolicy.DESTROY)
-        cast(logs.CfnLogGroup, lines.node.default_child).retention_in_days = stage.log_days
+        lines = logs.LogGroup(self, "Access", retention=RETENTION[stage.log_days], removal_policy=cdk.RemovalPolicy.DESTROY)
         api = apigateway.RestApi(
-            self, "Api", description=f"Shutterless, stage {stage.name}", binary_media_types=list(BINARY),
+            self, "Api", rest_api_name=f"shutterless-{stage.name}", description=f"Shutterless {stage.name}",
+            binary_media_types=list(BINARY),
             endpoint_types=[apigateway.EndpointType.REGIONAL], cloud_watch_role=False,
             deploy_options=apigateway.StageOptions(
                 stage_name=stage.name, throttling_rate_limit=limits.rate_per_s, throttling_burst_limit=limits.burst,
@@ -154,7 +156,7 @@ class ApiStack(cdk.Stack):
             "Plan", throttle=apigateway.ThrottleSettings(rate_limit=limits.rate_per_s, burst_limit=limits.burst),
             quota=apigateway.QuotaSettings(limit=limits.quota_per_month, period=apigateway.Period.MONTH),
             api_stages=[apigateway.UsagePlanPerApiStage(api=self.api, stage=self.api.deployment_stage)])
-        key = self.api.add_api_key("Key", description=f"Shutterless, stage {stage.name}: the first client")
+        key = self.api.add_api_key("Key", description=f"Shutterless {stage.name}: the first client")
         plan.add_api_key(key)
         return plan, key
 

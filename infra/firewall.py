@@ -12,8 +12,8 @@ BODY_RULES = ("SizeRestrictions_BODY", "CrossSiteScripting_BODY", "GenericLFI_BO
 class Firewall(Construct):
     """Addresses of ill repute, known attacks, and more than `rate_per_5_min` requests of one address are refused (403)."""
 
-    def __init__(self, scope: Construct, id: str, *, rate_per_5_min: int, guarded_arn: str) -> None:
-        super().__init__(scope, id)
+    def __init__(self, scope: Construct, construct_id: str, *, rate_per_5_min: int, guarded_arn: str) -> None:
+        super().__init__(scope, construct_id)
         acl = wafv2.CfnWebACL(
             self, "Acl", scope="REGIONAL", default_action=wafv2.CfnWebACL.DefaultActionProperty(allow={}),
             visibility_config=_seen("All"), rules=[
