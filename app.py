@@ -4,10 +4,12 @@ import os
 
 import aws_cdk as cdk
 
+from infra.rules import hold_to_rules
 from infra.stacks import build
 
 app = cdk.App()
-build(app, app.node.try_get_context("stage"), account=os.environ.get("CDK_DEFAULT_ACCOUNT"),
-      region=os.environ.get("CDK_DEFAULT_REGION"), model=app.node.try_get_context("model"),
-      base_image=os.environ.get("BASE_IMAGE"))
+stacks = build(app, app.node.try_get_context("stage"), account=os.environ.get("CDK_DEFAULT_ACCOUNT"),
+               region=os.environ.get("CDK_DEFAULT_REGION"), model=app.node.try_get_context("model"),
+               base_image=os.environ.get("BASE_IMAGE"))
+hold_to_rules(app, stacks)
 app.synth()

@@ -15,6 +15,7 @@ from cli import (
     bench,
     check,
     check_signature,
+    cost,
     event,
     export,
     graph,
@@ -39,6 +40,7 @@ GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check, bench)),
     ("Serve it", (serve,)),
     ("In containers, as on AWS", (images, event, invoke)),
+    ("On AWS", (cost,)),
     ("Make one", (train, export, optimise, sign, check_signature, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )
