@@ -24,7 +24,7 @@ from benchmarks.predict import BOUNDARY, SERVE
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks/peers"
 WORK = ROOT / "var/bench/peers"
-READY_S, STOP_S = 60, 20
+READY_S, STOP_S = 20, 20
 POLL_S = 0.02
 
 
@@ -100,12 +100,10 @@ def running(contestant: Contestant, bundle: Path, settings: Mapping[str, str], p
                                        env=environment(contestant, bundle, Path(scratch)) | filled, start_new_session=True)
         target = Target(url=f"http://127.0.0.1:{ports['port']}", path=contestant.path.format(**filled), field=contestant.field)
         try:
-            while True:
-                with suppress(OSError, http.client.HTTPException):
-                    ask(target, picture)
-                    break
+            while (reason := refusal(target, picture)) is not None:
                 if process.poll() is not None or time.perf_counter() - started > READY_S:
-                    raise SystemExit(f"Expected {contestant.title} to answer within {READY_S} s, got:\n{log.read_text()[-3000:]}")
+                    raise SystemExit(f"Expected {contestant.title} to answer within {READY_S} s, got: {reason}\n"
+                                     f"{log.read_text()[-3000:]}")
                 time.sleep(POLL_S)
             yield Running(target=target, pid=process.pid, ready_s=time.perf_counter() - started)
         finally:
@@ -139,6 +137,15 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def refusal(target: Target, picture: bytes) -> str | None:
+    """Why there is no answer, or None where there is one."""
+    try:
+        ask(target, picture)
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def ask(target: Target, picture: bytes) -> dict[str, Any]:

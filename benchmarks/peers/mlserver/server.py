@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fastapi import UploadFile
 from fastapi.responses import Response
 from mlserver import MLModel
+from mlserver.context import model_context
 from mlserver.handlers import custom_handler
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
@@ -32,5 +33,6 @@ class Predictor(MLModel):
     @custom_handler(rest_path="/predict")
     async def predict_form(self, file: UploadFile) -> Response:
         picture = RequestInput(name="pictures", datatype="BYTES", shape=[1, 1], data=[await file.read()])
-        answered = await self.predict(InferenceRequest(inputs=[picture]))
+        with model_context(self.settings):  # which the batcher's metrics ask for, and custom routes lack
+            answered = await self.predict(InferenceRequest(inputs=[picture]))
         return Response(answered.outputs[0].data.root[0], media_type="application/json")
