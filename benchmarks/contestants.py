@@ -24,7 +24,7 @@ from benchmarks.predict import BOUNDARY, SERVE
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks/peers"
 WORK = ROOT / "var/bench/peers"
-READY_S, STOP_S = 20, 20
+READY_S, STOP_S = 90, 20
 POLL_S = 0.02
 
 
@@ -151,7 +151,7 @@ def refusal(target: Target, picture: bytes) -> str | None:
 def ask(target: Target, picture: bytes) -> dict[str, Any]:
     """One answer over a connection of its own. Raises OSError or HTTPException where there is none."""
     place = target.url.removeprefix("http://")
-    head, _, body = target.request(picture).partition(b"\r\n\r\n")
+    _, _, body = target.request(picture).partition(b"\r\n\r\n")
     with closing(http.client.HTTPConnection(place, timeout=30)) as connection:
         connection.request("POST", target.path, body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
         answered = connection.getresponse()

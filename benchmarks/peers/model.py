@@ -65,6 +65,10 @@ class Model:
         return {"pred_index": top[0]["index"], "label": top[0]["label"], "confidence": top[0]["confidence"], "top": top,
                 "in_distribution": None if self.threshold is None else energy >= self.threshold, "model": self.name}
 
+    def answers(self, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        """One for each of N pictures (N, side, side, 3), from one run."""
+        return [self.answer(row) for row in self.run(pixels)]
+
     def predict(self, pictures: Sequence[bytes | Image.Image]) -> list[dict[str, Any]]:
         """One answer a picture, from one run."""
-        return [self.answer(row) for row in self.run(np.stack([self.pixels(picture) for picture in pictures]))]
+        return self.answers(np.stack([self.pixels(picture) for picture in pictures]))

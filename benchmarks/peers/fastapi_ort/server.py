@@ -61,6 +61,6 @@ async def run_batches(runners: ThreadPoolExecutor) -> None:
                 except TimeoutError:
                     break
         pixels = np.stack([pixels for pixels, _ in batch])
-        answers = await loop.run_in_executor(runners, lambda pixels=pixels: [model.answer(row) for row in model.run(pixels)])
+        answers = await loop.run_in_executor(runners, model.answers, pixels)
         for (_, future), answer in zip(batch, answers, strict=True):
             future.set_result(answer)
