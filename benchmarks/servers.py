@@ -259,8 +259,8 @@ def table(report: dict[str, Any]) -> Iterator[str]:
             yield (f"ours at {clients} clients, CPU ms of one answer out of {parts['everything']:.2f}: "
                    + ", ".join(f"{name} {parts[name]:.2f}" for name in ("run", "decode", "other", "client", "idle")))
         yield from verdict(precision, found)
-    yield ("\nx best: of the best peer's requests a second, in the same round; CPU ms: the server's, per answer; ready: from process "
-           "start to first answer; MB: peak, each process counted whole.")
+    yield ("\nx best: of the best peer's requests a second, in the same round; CPU ms: the server's, per answer; ready: from "
+           "process start to first answer; MB: peak, each process counted whole.")
 
 
 def _server_line(row: dict[str, Any]) -> str:

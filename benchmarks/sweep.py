@@ -4,8 +4,8 @@
     python -m benchmarks.sweep --only bentoml --bundle resnet50-int8/1
 
 A peer's `sweep` is a list of stages; a stage is a grid, laid over the best settings so far. Best are those that answer the most
-requests a second of 16 clients. At the end the three best ones run again, in three interleaved rounds, and their medians decide; of
-those within 3 % of the fastest, the one that is fastest for a single client.
+requests a second of 16 clients. At the end the three best ones run again, in interleaved rounds, and their medians decide; of those
+within 3 % of the fastest, the one that is fastest for a single client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.predict import machine
 from benchmarks.servers import LOADED, bundles_by_lot, expected_of, say
 from shutterless.bundles import Bundle, read_bundle
 
-FINALISTS, FINALS = 3, 3
+FINALISTS = 3
 ALIKE = 0.97
 
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         install(peer, say)
         for bundle in bundles:
-            trials = sweep(peer, bundle, pictures, options.seconds)
+            trials = sweep(peer, bundle, pictures, options.seconds, options.finals)
             write(peer, bundle.manifest.precision, trials,
                   {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "pictures": source,
                    "command": " ".join(["python -m benchmarks.sweep", *(arguments or sys.argv[1:])]),
@@ -56,6 +56,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, nargs="+", metavar="FOLDER", help="one a precision")
     parser.add_argument("--only", nargs="+", choices=[peer.name for peer in peers()], metavar="PEER")
     parser.add_argument("--seconds", type=float, default=2, help="of each trial under each load (%(default)s)")
+    parser.add_argument("--finals", type=int, default=3, metavar="N", help="rounds of the best ones (%(default)s)")
     parser.add_argument("--pictures", type=Path, metavar="EuroSAT.zip", help="a zip of JPEGs to ask with")
     return parser.parse_args(arguments)
 
@@ -66,7 +67,7 @@ def combinations(stage: Mapping[str, Sequence[str]], base: Mapping[str, str]) ->
         yield {**base, **dict(zip(stage, values, strict=True))}
 
 
-def sweep(peer: Contestant, bundle: Bundle, pictures: list[bytes], seconds: float) -> list[dict[str, Any]]:
+def sweep(peer: Contestant, bundle: Bundle, pictures: list[bytes], seconds: float, finals: int) -> list[dict[str, Any]]:
     """All trials, in the order in which they ran; those of the finals say so."""
     expected = expected_of(bundle, pictures)
     trials: list[dict[str, Any]] = []
@@ -77,9 +78,8 @@ def sweep(peer: Contestant, bundle: Bundle, pictures: list[bytes], seconds: floa
                 trials.append(attempt(peer, bundle, settings, pictures, expected, seconds))
         base = max(trials, key=_rate)["settings"]
     finalists = [trial["settings"] for trial in sorted(trials, key=_rate, reverse=True)[:FINALISTS]]
-    finals = [{**attempt(peer, bundle, settings, pictures, expected, seconds), "final": i + 1}
-              for i in range(FINALS) for settings in finalists]
-    return trials + finals
+    return trials + [{**attempt(peer, bundle, settings, pictures, expected, seconds), "final": i + 1}
+                     for i in range(finals) for settings in finalists]
 
 
 def _rate(trial: Mapping[str, Any]) -> float:
