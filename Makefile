@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help local test check images invoke base train export publish bench bench-cold lock install-export clean
+.PHONY: help local test check images invoke base train export publish bench bench-cold bench-servers lock install-export clean
 
 BIN := .venv/bin
 MADE := .venv/made
@@ -68,6 +68,9 @@ bench: $(MADE)/bench ## the server's start and its cost per picture, against dec
 bench-cold: $(MADE)/bench install-export ## cold and warm in containers, beside a handler as they are usually written   [BASE_IMAGE=image]
 	@$(BIN)/python -m benchmarks.cold $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') $(ARGS)
 
+bench-servers: $(MADE)/bench ## ours under load beside FastAPI + onnxruntime, BentoML, LitServe and MLServer   [FULL=1 MODEL=name]
+	@$(BIN)/python -m benchmarks.servers $(if $(MODEL),--model '$(MODEL)') $(if $(FULL),--full) $(ARGS)
+
 install-export: $(MADE)/export $(MADE)/torch ## what training and export need: torch, too   [TORCH="torch==... ..."]
 
 # dev holds every extra, so it is solved first and rules the others: one version of a package, whatever is installed.
@@ -84,6 +87,9 @@ lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [
 	@$(COMPILE) --no-annotate $(ARGS) --group installer -o requirements/installer.txt >/dev/null
 	@$(COMPILE) --no-annotate $(ARGS) --group rehearsal -o requirements/rehearsal.txt >/dev/null
 	@$(COMPILE) --no-annotate $(ARGS) --group base --no-deps -o requirements/base.txt >/dev/null
+	@for peer in benchmarks/peers/*/requirements.in; do \
+		$(COMPILE) --no-annotate $(ARGS) "$$peer" -o "$${peer%.in}.txt" >/dev/null || exit 1; \
+	done
 
 clean: ## remove all that was made: .venv, var (results, pictures, trainings) and caches
 	rm -rf .venv var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -189,9 +189,9 @@ def prepare(base_image: str, s3_address: str) -> list[Variant]:
                                                      "CLASSES": str(CLASSES)})]
 
 
-def make_bundles() -> None:
-    """ResNet50 as fp32 and int8, by the steps of export. Its gates are left out: weights drawn by lot know nothing."""
-    if all((WORK / f"resnet50-{precision}/1/manifest.json").is_file() for precision in ("fp32", "int8")):
+def make_bundles(work: Path = WORK, side: int = SIDE) -> None:
+    """ResNet50 as fp32 and int8 in `work`, by the steps of export. Its gates are left out: weights drawn by lot know nothing."""
+    if all((work / f"resnet50-{precision}/1/manifest.json").is_file() for precision in ("fp32", "int8")):
         return
     from benchmarks.references.torch_eager import random_resnet50
     from model_export.architectures import default_input
@@ -200,14 +200,14 @@ def make_bundles() -> None:
     from model_export.quantize import quantize
     from shutterless.manifests import Manifest
 
-    WORK.mkdir(parents=True, exist_ok=True)
-    model, spec = random_resnet50(CLASSES, WORK / "weights.pth"), default_input("resnet50", SIDE)
-    pixels = np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), dtype=np.uint8)
-    graphs = {precision: WORK / f"{precision}.onnx" for precision in ("fp32", "int8")}
+    work.mkdir(parents=True, exist_ok=True)
+    model, spec = random_resnet50(CLASSES, work / "weights.pth"), default_input("resnet50", side)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, side, side, 3), dtype=np.uint8)
+    graphs = {precision: work / f"{precision}.onnx" for precision in ("fp32", "int8")}
     write_graph(model, spec, graphs["fp32"])
     quantize(graphs["fp32"], graphs["int8"], pixels)
     for precision, graph in graphs.items():
-        folder = WORK / f"resnet50-{precision}/1"
+        folder = work / f"resnet50-{precision}/1"
         folder.mkdir(parents=True, exist_ok=True)
         _, optimised = make_serving(graph, folder / "model.onnx", "always", pixels)
         manifest = Manifest(name=f"resnet50-{precision}", version="1", task="classify", opset=opset(folder / "model.onnx"),

@@ -81,9 +81,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def drawn_jpeg(side: int) -> bytes:
-    """The same picture every time: smooth patches with a little noise, about as hard to compress as a photo."""
-    random = np.random.default_rng(0)
+def drawn_jpeg(side: int, seed: int = 0) -> bytes:
+    """The same picture every time for a seed: smooth patches with a little noise, about as hard to compress as a photo."""
+    random = np.random.default_rng(seed)
     patches = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side))
     pixels = np.asarray(patches, dtype=np.int16) + random.integers(-8, 9, (side, side, 3))
     file = io.BytesIO()

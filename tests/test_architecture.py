@@ -21,7 +21,7 @@ ONLY_IN = {
     "torch": ("model_export", "benchmarks/references"),
     "torchvision": ("model_export", "benchmarks/references"),
     "aws_cdk": ("infra", "app.py"),
-    "fastapi": ("onprem", "benchmarks/references"),
+    "fastapi": ("onprem", "benchmarks/references", "benchmarks/peers"),
 }
 COLD_PATH = ("shutterless.classifier", "shutterless.bodies", "shutterless.problems")
 TOO_SLOW_TO_START = ("boto3", "botocore", "sqlalchemy", "alembic", "pydantic", "fastapi", "starlette", "torch",

@@ -1,0 +1,173 @@
+"""The servers that are compared: ours, and each folder of peers/, installed into an environment of its own from its lock."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import Target
+from benchmarks.predict import BOUNDARY, SERVE
+
+ROOT = Path(__file__).parent.parent
+PEERS = ROOT / "benchmarks/peers"
+WORK = ROOT / "var/bench/peers"
+READY_S, STOP_S = 90, 20
+POLL_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A server, how it is started, and how it is asked. In `command`, `path` and the settings, {port} stands for the port and
+    {NAME} for a setting; {port2} is another free port. tuned: precision -> settings that the sweep found best."""
+
+    name: str
+    title: str
+    command: Sequence[str]
+    folder: Path
+    python: Path
+    path: str = "/predict"
+    field: str = "file"
+    default: Mapping[str, str]
+    tuned: Mapping[str, Mapping[str, str]]
+    sweep: Sequence[Mapping[str, Sequence[str]]] = ()
+
+    def settings(self, precision: str) -> dict[str, str]:
+        """What it runs with at that precision."""
+        return {**self.default, **self.tuned.get(precision, {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A server that answers. ready_s: from the start of its process to its first answer."""
+
+    target: Target
+    pid: int
+    ready_s: float
+
+
+OURS = Contestant(name="ours", title="Shutterless", command=("python", "-c", SERVE), folder=ROOT, python=Path(sys.executable),
+                  default={"SHUTTERLESS_PORT": "{port}"}, tuned={})
+
+
+def peers() -> list[Contestant]:
+    """In the order of their names; none is installed by this."""
+    found = []
+    for path in sorted(PEERS.glob("*/peer.json")):
+        name = path.parent.name
+        found.append(Contestant(name=name, folder=path.parent, python=WORK / name / "bin/python", **json.loads(path.read_text())))
+    return found
+
+
+def install(peer: Contestant, say: Callable[[str], object]) -> None:
+    """Make the peer's environment, unless it was made from this very lock. Takes about half a minute with a warm cache."""
+    lock, home = peer.folder / "requirements.txt", peer.python.parent.parent
+    stamp, wanted = home / "lock.sha256", hashlib.sha256(lock.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    say(f"installing {peer.title}")
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, home], check=True)
+    subprocess.run([*uv, "pip", "install", "--quiet", "--python", peer.python, "--no-deps", "--require-hashes",
+                    "--only-binary", ":all:", "--compile-bytecode", "-r", lock], check=True)
+    stamp.write_text(wanted)
+
+
+@contextmanager
+def running(contestant: Contestant, bundle: Path, settings: Mapping[str, str], picture: bytes) -> Iterator[Running]:
+    """The server in new processes, from its first answer to `picture` on; all of them are ended afterwards. Raises SystemExit
+    with the end of its log where it does not come up."""
+    ports = {"port": str(free_port()), "port2": str(free_port())}
+    filled = {name: value.format(**ports) for name, value in settings.items()}
+    command = [part.format(**ports, **filled) if contestant is not OURS else part for part in contestant.command]
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "log"
+        started = time.perf_counter()
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, cwd=contestant.folder, stdout=file, stderr=subprocess.STDOUT,
+                                       env=environment(contestant, bundle, Path(scratch)) | filled, start_new_session=True)
+        target = Target(url=f"http://127.0.0.1:{ports['port']}", path=contestant.path.format(**filled), field=contestant.field)
+        try:
+            while (reason := refusal(target, picture)) is not None:
+                if process.poll() is not None or time.perf_counter() - started > READY_S:
+                    raise SystemExit(f"Expected {contestant.title} to answer within {READY_S} s, got: {reason}\n"
+                                     f"{log.read_text()[-3000:]}")
+                time.sleep(POLL_S)
+            yield Running(target=target, pid=process.pid, ready_s=time.perf_counter() - started)
+        finally:
+            end(process)
+
+
+def environment(contestant: Contestant, bundle: Path, scratch: Path) -> dict[str, str]:
+    """The caller's, less its settings for Shutterless and for OpenMP, with the peer's own programs first."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("SHUTTERLESS_", "PEER_", "OMP_", "MLSERVER_", "BENTOML_"))
+            and name not in ("DATABASE_URL", "MODEL_URI")}
+    path = os.pathsep.join([str(contestant.python.parent), kept.get("PATH", "")])
+    ours = {"MODEL_URI": str(bundle), "SHUTTERLESS_VAR_DIR": str(scratch / "var")}
+    theirs = {"PEER_BUNDLE": str(bundle), "BENTOML_HOME": str(scratch / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+    return kept | {"PATH": path, "PYTHONPATH": str(ROOT)} | (ours if contestant is OURS else theirs)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """First in peace, then by force; its children too, which are in the session that it began."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def refusal(target: Target, picture: bytes) -> str | None:
+    """Why there is no answer, or None where there is one."""
+    try:
+        ask(target, picture)
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def ask(target: Target, picture: bytes) -> dict[str, Any]:
+    """One answer over a connection of its own. Raises OSError or HTTPException where there is none."""
+    place = target.url.removeprefix("http://")
+    _, _, body = target.request(picture).partition(b"\r\n\r\n")
+    with closing(http.client.HTTPConnection(place, timeout=30)) as connection:
+        connection.request("POST", target.path, body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+        answered = connection.getresponse()
+        content = answered.read()
+    if answered.status != 200:
+        raise http.client.HTTPException(f"{answered.status}: {content[:500].decode(errors='replace')}")
+    answer = json.loads(content)
+    return dict(answer[0] if isinstance(answer, list) else answer)
+
+
+def check_answers(title: str, answers: Sequence[Mapping[str, Any]], expected: Sequence[tuple[int, str]]) -> None:
+    """A benchmark of a wrong server is worth nothing: raises SystemExit unless each answer has the index and the label that our
+    core gives that picture."""
+    got = [(answer.get("pred_index"), answer.get("label")) for answer in answers]
+    wrong = [(i, want, have) for i, (want, have) in enumerate(zip(expected, got, strict=True)) if want != have]
+    if wrong:
+        i, want, have = wrong[0]
+        raise SystemExit(f"{title}: expected the answers of our core, got {len(wrong)} others of {len(expected)}; the first is "
+                         f"picture {i}: {have} instead of {want}. Its figures would be of another model.")
