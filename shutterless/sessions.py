@@ -41,9 +41,10 @@ class Session:
         return logits
 
     def warm_up(self) -> NDArray[np.float32]:
-        """Run it once on black, so that the first picture finds all allocated; the logits (1, classes). Later calls run nothing."""
+        """Run it on black, so that the first picture finds all allocated; the logits (1, classes). Later calls run nothing."""
         if self._blank is None:
-            black = np.zeros((1, self.bundle.manifest.input.side, self.bundle.manifest.input.side, 3), np.uint8)
+            side = self.bundle.manifest.input.side
+            black = np.zeros((1, side, side, 3), np.uint8)
             self._blank = self._timed_run(black)
             if self.run_s < SLOW_S:  # the first run takes longer than those after it: worth knowing of a fast network alone
                 self._timed_run(black)
