@@ -51,9 +51,10 @@ export: install-export ## trained weights -> graph, parity, quantisation, report
 publish: $(MADE)/export ## a bundle to S3, under a version that never changes   [ARGS="--help"]
 	@exec $(BIN)/shutterless publish $(ARGS)
 
-images: $(MADE)/project ## the functions' container images   [MODEL=name BASE_IMAGE=image DB_CA=file.pem PLATFORM=linux/arm64]
+images: $(MADE)/project ## the functions' container images   [MODEL=name BASE_IMAGE=image DB_CA=file.pem SIGNING_KEY=file.pem ...]
 	@exec $(BIN)/shutterless images $(if $(MODEL),--model '$(MODEL)') $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') \
-		$(if $(DB_CA),--db-ca '$(DB_CA)') $(if $(PLATFORM),--platform '$(PLATFORM)') $(ARGS)
+		$(if $(DB_CA),--db-ca '$(DB_CA)') $(if $(SIGNING_KEY),--signing-key '$(SIGNING_KEY)') \
+		$(if $(PLATFORM),--platform '$(PLATFORM)') $(ARGS)
 
 invoke: $(MADE)/project ## predict in its container, asked once; needs no credentials   [MODEL=name EVENT=file PORT=9000]
 	@exec $(BIN)/shutterless invoke '$(or $(EVENT),events/predict.json)' $(if $(MODEL),--model '$(MODEL)') \

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from benchmarks.predict import machine
 from shutterless.bundles import Bundle, as_portable
-from shutterless.classifier import open_session
 from shutterless.errors import ShutterlessError
+from shutterless.sessions import open_session
 
 if TYPE_CHECKING:
     from benchmarks.references.torch_eager import Eager

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from infra.sources import AWS_BASE, ROOT, arguments_of, bundle_of_project, files_of, hash_of, recipe_of, source_hash
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"what they stand on (default: {AWS_BASE}; where that cannot be pulled, {LOCAL_BASE} if it is here)")
     parser.add_argument("--db-ca", type=Path, metavar="FILE",
                         help="certificates that vouch for the database, such as RDS's bundle; a .pem file of this folder")
+    parser.add_argument("--signing-key", type=Path, metavar="FILE",
+                        help="the public key with which every bundle must be signed; a .pem file of this folder")
     parser.add_argument("--platform", metavar="PLATFORM", choices=["linux/amd64", "linux/arm64"],
                         help="linux/amd64 or linux/arm64 (default: what Docker runs on)")
 
@@ -49,17 +52,19 @@ def run(arguments: argparse.Namespace) -> int:
     if "base" in arguments.images:
         build_base()
     build_all([name for name in IMAGES if name in arguments.images], base_image=arguments.base_image, model=arguments.model,
-              db_ca=arguments.db_ca, platform=arguments.platform)
+              db_ca=arguments.db_ca, signing_key=arguments.signing_key, platform=arguments.platform)
     return 0
 
 
 def build_all(names: Sequence[str] = IMAGES, *, base_image: str | None = None, model: str | None = None,
-              db_ca: Path | None = None, platform: str | None = None) -> dict[str, str]:
-    """Build what is not there yet; returns name -> tag. Raises BadSettings for what is missing, or fails."""
+              db_ca: Path | None = None, signing_key: Path | None = None, platform: str | None = None) -> dict[str, str]:
+    """Build what is not there yet; returns name -> tag. Raises BadSettings for what is missing, or fails; BadBundle for a
+    bundle that is not signed with `signing_key`."""
     if not names:
         return {}
-    values = {"BASE_IMAGE": fetch_base(base_image), "PLATFORM": platform or docker_platform(),
-              "MODEL": bundle_in_models(model), "DB_CA": _certificates(db_ca)}
+    values = {"MODEL": bundle_in_models(model, signing_key), "DB_CA": _pem("--db-ca", db_ca),
+              "SIGNING_KEY": _pem("--signing-key", signing_key), "BASE_IMAGE": fetch_base(base_image),
+              "PLATFORM": platform or docker_platform()}
     return {name: build(name, values) for name in names}
 
 
@@ -107,20 +112,25 @@ def _local_base() -> str:
     return f"shutterless-base:{hash_of(files_of(BASE_SOURCES), {})}"
 
 
-def bundle_in_models(model: str | None) -> str:
-    """NAME/VERSION of a bundle that lies in the project's models folder and is whole."""
+def bundle_in_models(model: str | None, signing_key: Path | None = None) -> str:
+    """NAME/VERSION of a bundle that lies in the project's models folder, is whole and, where a key is given, signed."""
     from cli.environment import read_settings
+    from shutterless.opening import open_bundle
 
-    return bundle_of_project(model or read_settings().model)[0]
+    settings = read_settings()
+    settings = replace(settings, signing_key=signing_key or settings.signing_key)
+    name, bundle = bundle_of_project(model or settings.model)
+    open_bundle(settings, bundle.folder)
+    return name
 
 
-def _certificates(file: Path | None) -> str:
+def _pem(option: str, file: Path | None) -> str:
     """Its path in the folder that the build sees."""
     if file is None:
         return ""
     path = file.resolve()
     if not (path.is_file() and path.parent in (ROOT, ROOT / "docker") and path.suffix == ".pem"):
-        raise BadSettings(f"--db-ca: expected a .pem file in the project's folder, got {file}. Copy it there.")
+        raise BadSettings(f"{option}: expected a .pem file in the project's folder, got {file}. Copy it there.")
     return path.relative_to(ROOT).as_posix()
 
 

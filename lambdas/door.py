@@ -11,11 +11,10 @@ from lambdas.answers import Answer, problem_answer, to_proxy
 from lambdas.events import ForeignEvent, Request, new_request_id, read_request
 from lambdas.metrics import write, write_line
 from shutterless.errors import Overloaded, ShutterlessError
-from shutterless.settings import Settings, usable_cpus
+from shutterless.settings import Settings
 
 Route = Callable[[Request], Answer]
 OPEN_PATHS = ("/health",)
-MB_PER_CPU = 1769  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +29,6 @@ class Door:
     routes: Mapping[tuple[str, str], Route]
     bare_path: str
     settings: Settings
-
-
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings of a function: /tmp is what it may write, a CPU comes with each 1,769 MB. Raises BadSettings."""
-    cpus = max(1, min(usable_cpus(), round(int(environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", MB_PER_CPU)) / MB_PER_CPU)))
-    return Settings.from_environment({"SHUTTERLESS_VAR_DIR": "/tmp/shutterless", "SHUTTERLESS_THREADS": str(cpus),  # noqa: S108
-                                      **environ})
 
 
 def serve(event: Any, context: Any, door: Door) -> dict[str, Any]:

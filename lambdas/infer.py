@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdas.batch import Batch, Job
-from lambdas.door import read_settings
+from lambdas.environment import read_settings
 from lambdas.events import time_left_ms
 from lambdas.metrics import write
 from lambdas.notices import read_messages

@@ -14,7 +14,7 @@ from functools import cache
 from time import sleep
 from typing import Any
 
-from lambdas.door import read_settings
+from lambdas.environment import read_settings
 from lambdas.events import time_left_ms
 from lambdas.metrics import write_line
 from lambdas.storage import Storage, database_url

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lambdas.door import read_settings, serve
-from lambdas.predictions import Predictions
-from lambdas.snapshots import on_restore
+from lambdas.environment import read_settings
 from lambdas.start import Model
 
 MODEL = Model(read_settings(os.environ))
-DOOR = Predictions(MODEL).door()
-MODEL.open()
+with MODEL.opening():
+    from lambdas.door import serve
+    from lambdas.predictions import Predictions
+    from lambdas.snapshots import on_restore
+
+    DOOR = Predictions(MODEL).door()
 on_restore(MODEL.steps.forget)
 
 

@@ -1,8 +1,9 @@
-"""The cold path: the bundle is read and checked in the background while Python imports; then it is opened and warmed up."""
+"""The cold path: beside the imports, one thread reads the bundle, checks it, opens its graph and runs it once."""
 
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +12,21 @@ from typing import TYPE_CHECKING
 
 from lambdas.metrics import write_line
 from shutterless.errors import BadBundle, Permanent, ShutterlessError
+from shutterless.opening import default_bundle
 from shutterless.settings import Settings
 
 if TYPE_CHECKING:
-    from shutterless.bundles import Bundle
+    from shutterless.sessions import Session
     from shutterless.shelf import Shelf
+
+HASTE_S = 0.0005  # how long a thread may keep Python's lock from the other, which has the network to run
 
 
 class Steps:
     """What a new container did before its first answer, and the milliseconds that each step took.
 
-    fetch (from S3) or verify (baked in) runs beside imports; wait is for it, when the imports are done; session opens the
-    graph; warm-up takes one picture through it; start is all of it.
+    fetch (from S3) or verify (baked in), session (the graph is opened) and warm-up (it is run once) follow each other beside
+    imports; wait is for them, when the imports are done; start is all of it.
     """
 
     def __init__(self) -> None:
@@ -47,24 +51,35 @@ class Steps:
 
 
 class Model:
-    """The models that a function answers with. Making one begins to read the default's bundle, in the background."""
+    """The models that a function answers with. Making one begins to open the default, in the background."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.steps = Steps()
+        self._began = perf_counter()
         self._shelf: Shelf | None = None
         self._opening = threading.Lock()
-        self._reading = _Reading(settings, self.steps)
+        self._default = _Default(settings, self.steps)
 
-    def open(self) -> None:
-        """Have everything ready for the first event. What goes wrong stands in the log, and in the answers' place."""
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Import in the block what the function needs beside the model: it opens meanwhile, and is ready at the block's end.
+        What goes wrong with it stands in the log, and in the answers' place."""
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(HASTE_S)
         gc.disable()  # imports make much and free little
         try:
+            with self.steps.step("imports"):
+                import shutterless.sessions
+                yield
+                import shutterless.shelf  # noqa: F401
             self.shelf()
         except ShutterlessError as error:
             write_line({"level": "ERROR", "error": f"The model does not open: {error}"})
-        gc.freeze()  # what is there now stays: later collections need not look at it
-        gc.enable()
+        finally:
+            gc.freeze()  # what is there now stays: later collections need not look at it
+            gc.enable()
+            sys.setswitchinterval(interval_s)
 
     def shelf(self) -> Shelf:
         """Raises BadBundle for a model that cannot be served, Unavailable where S3 does not answer. The next call asks again,
@@ -76,10 +91,10 @@ class Model:
                 except BadBundle:
                     raise
                 except Permanent as error:
-                    self._reading = _Reading(self.settings, self.steps)
+                    self._default = _Default(self.settings, self.steps)
                     raise BadBundle(str(error)) from error
                 except Exception:  # raised again, whatever it is: the next call reads anew
-                    self._reading = _Reading(self.settings, self.steps)
+                    self._default = _Default(self.settings, self.steps)
                     raise
             return self._shelf
 
@@ -88,42 +103,43 @@ class Model:
         return self._shelf is not None
 
     def _open(self) -> Shelf:
-        began = perf_counter()
-        with self.steps.step("imports"):
-            from shutterless.shelf import Shelf
+        from shutterless.shelf import Shelf
+
         with self.steps.step("wait"):
-            bundle = self._reading.result()
-        with self.steps.step("warm-up"):
-            shelf = Shelf(self.settings, bundle=bundle)
-        self.steps.spent_ms["session"] = 1000 * shelf.default.model_load_s
-        self.steps.spent_ms["warm-up"] -= self.steps.spent_ms["session"]
-        self.steps.spent_ms["start"] = 1000 * (perf_counter() - began)
+            session = self._default.result()
+        shelf = Shelf(self.settings, session=session)
+        self.steps.spent_ms["start"] = 1000 * (perf_counter() - self._began)
         return shelf
 
 
-class _Reading:
-    """A bundle that a thread reads and checks."""
+class _Default:
+    """The default model's graph, which a thread opens once each byte of its bundle was compared with its digest."""
 
     def __init__(self, settings: Settings, steps: Steps) -> None:
         self._settings, self._steps = settings, steps
-        self._bundle: Bundle | None = None
+        self._session: Session | None = None
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._read, name="bundle", daemon=True)
+        self._thread = threading.Thread(target=self._open, name="model", daemon=True)
         self._thread.start()
 
-    def _read(self) -> None:
+    def _open(self) -> None:
         from_s3 = (self._settings.model_uri or "").startswith("s3://")
         try:
             with self._steps.step("fetch" if from_s3 else "verify"):
-                from shutterless.opening import default_bundle
+                bundle = default_bundle(self._settings)
+            from shutterless.sessions import Session  # mostly waits for the main thread, which is importing it
 
-                self._bundle = default_bundle(self._settings)
+            with self._steps.step("session"):
+                session = Session(bundle, self._settings.threads)
+            with self._steps.step("warm-up"):
+                session.warm_up()
+            self._session = session
         except Exception as error:  # raised again where the result is asked for
             self._error = error
 
-    def result(self) -> Bundle:
+    def result(self) -> Session:
         self._thread.join()
-        if self._bundle is None:
+        if self._session is None:
             assert self._error is not None  # noqa: S101  a thread ends with the one or with the other
             raise self._error
-        return self._bundle
+        return self._session

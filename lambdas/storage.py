@@ -9,7 +9,8 @@ from threading import Thread
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from lambdas.door import Door, read_settings
+from lambdas.door import Door
+from lambdas.environment import read_settings
 from lambdas.metrics import write_line
 from lambdas.snapshots import before_snapshot, on_restore
 from shutterless.credentials import CredentialSource

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shutterless.classifier import session_options
+from shutterless.sessions import session_options
 
 
 @dataclass(frozen=True)

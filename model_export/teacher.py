@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model_export.errors import ExportError
 from shutterless.bundles import read_bundle
-from shutterless.classifier import open_session
+from shutterless.sessions import open_session
 
 TEMPERATURE, SHARE = 2.0, 0.9
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from mmap import ACCESS_READ, MADV_WILLNEED, mmap
 from pathlib import Path
 
 from shutterless.errors import BadBundle, NotFound
@@ -13,7 +14,6 @@ from shutterless.hardware import Machine, this_machine
 from shutterless.manifests import BundleFile, Manifest, OptimisedGraph, parse_manifest
 
 MANIFEST = "manifest.json"
-STEP_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +88,13 @@ def _check(file: Path, path: str, expected: BundleFile) -> None:
 
 
 def _digest(file: Path, length: int) -> str:
-    """sha256 in hexadecimal, in few and large steps: each one waits for Python's lock, which imports hold at a cold start."""
-    digest, buffer = hashlib.sha256(), bytearray(min(length, STEP_BYTES))
-    with file.open("rb", buffering=0) as stream:
-        while n := stream.readinto(buffer):
-            digest.update(memoryview(buffer)[:n])
+    """sha256 in hexadecimal, in one step over the mapped file: each one waits for Python's lock, which imports hold at a cold
+    start."""
+    digest = hashlib.sha256()
+    if length:
+        with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
+            content.madvise(MADV_WILLNEED)  # all of it, where it has to come from a disk
+            digest.update(content)
     return digest.hexdigest()
 
 

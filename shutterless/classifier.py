@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from shutterless.bundles import Bundle, as_portable
+from shutterless.bundles import Bundle
 from shutterless.errors import BadBundle, BadRequest
 from shutterless.pictures import LIMITS, Limits, reading
 from shutterless.preprocessing import to_pixels
+from shutterless.sessions import Session
 
 TOP = 5
-SLOW_S = 0.05  # a run that takes so long is not repeated at start
-LOG_ERRORS = 3  # onnxruntime's severity
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +74,13 @@ class Answer:
 class Classifier:
     """Opens the bundle's graph once; any number of threads may then call `predict` at the same time."""
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        """Raises BadBundle when the graph cannot be opened or does not fit the manifest."""
-        started = time.perf_counter()
+    def __init__(self, bundle: Bundle, threads: int = 1, session: Session | None = None) -> None:
+        """`session`: of this bundle, where it is open already. Raises BadBundle as `Session` does."""
         self.bundle = bundle
         self.manifest = bundle.manifest
-        self._session = open_session(bundle, threads)
-        self._input, self._output = _check_graph(self._session, bundle)
+        self._session = session or Session(bundle, threads)
         self._first = threading.Lock()  # taken by the first answer and never given back
-        self.model_load_s = time.perf_counter() - started
+        self.model_load_s = self._session.load_s
         self.run_s = float("inf")  # of one picture through the network; known after `warm_up`
 
     def predict(self, picture: bytes, top: int = TOP, limits: Limits = LIMITS) -> Answer:
@@ -115,8 +107,7 @@ class Classifier:
 
     def classify(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (N, side, side, 3) -> logits float32 (N, classes)."""
-        logits: NDArray[np.float32] = self._session.run([self._output], {self._input: pixels})[0]
-        return logits
+        return self._session.run(pixels)
 
     def predictions(self, logits: NDArray[np.float32], top: int = TOP) -> list[Prediction]:
         """One prediction a row of logits (N, classes); `top` is capped at the number of labels."""
@@ -142,17 +133,10 @@ class Classifier:
 
     def warm_up(self) -> None:
         """Take one blank picture the whole way, so that the first real one finds all imported and allocated."""
-        blank = io.BytesIO()
-        Image.new("RGB", (self.manifest.input.side,) * 2).save(blank, "JPEG")
-        pixels = self.pixels(blank.getvalue())[np.newaxis]
-        self.run_s = self._timed_run(pixels)
-        if self.run_s < SLOW_S:  # the first run takes longer than those after it: worth knowing of a fast network alone
-            self.run_s = self._timed_run(pixels)
-
-    def _timed_run(self, pixels: NDArray[np.uint8]) -> float:
-        started = time.perf_counter()
-        self.predictions(self.classify(pixels))
-        return time.perf_counter() - started
+        side = self.manifest.input.side + 1  # so that it is resized
+        self.pixels(Image.new("RGB", (side, side)).tobytes("jpeg", "RGB"))  # save() would import what writes other formats
+        self.predictions(self._session.warm_up())
+        self.run_s = self._session.run_s
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -167,57 +151,3 @@ def energy(logits: NDArray[np.float64]) -> float:
     (Liu et al., Energy-based Out-of-distribution Detection, 2020)."""
     highest = logits.max()
     return float(highest + np.log(np.exp(logits - highest).sum()))
-
-
-def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
-    """The graph that was optimised for this machine, as it is, or else the portable one, optimised now.
-
-    Raises BadBundle when the portable one cannot be opened either.
-    """
-    path, optimised = bundle.graph()
-    try:
-        return _session(bundle, path, session_options(threads, optimise=not optimised))
-    except BadBundle:
-        if not optimised:
-            raise
-    log.warning("%s of %s cannot be opened here, though it was made for such machines; the portable graph answers.", path,
-                bundle.manifest.name)
-    return open_session(as_portable(bundle), threads)
-
-
-def session_options(threads: int, *, optimise: bool) -> onnxruntime.SessionOptions:
-    """As every door sets them: `threads` that wait asleep, since cores are shared."""
-    levels = onnxruntime.GraphOptimizationLevel
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = LOG_ERRORS
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _session(bundle: Bundle, path: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    try:
-        return onnxruntime.InferenceSession(bundle.folder / path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no other common base
-        raise BadBundle(f"{path}: expected a graph for onnxruntime {onnxruntime.__version__}, got one that it "
-                        "cannot open. Export the bundle again.") from error
-
-
-def _check_graph(session: onnxruntime.InferenceSession, bundle: Bundle) -> tuple[str, str]:
-    """Names of the graph's input and output, which must be what the manifest promises."""
-    side, classes = bundle.manifest.input.side, len(bundle.manifest.labels)
-    pictures, logits = session.get_inputs(), session.get_outputs()
-    _expect(bundle, "input", pictures, "tensor(uint8)", [side, side, 3])
-    _expect(bundle, "output", logits, "tensor(float)", [classes])
-    return pictures[0].name, logits[0].name
-
-
-def _expect(bundle: Bundle, what: str, ports: list[Any], kind: str, shape: list[int]) -> None:
-    """One port of any name; its first dimension, the batch, is free, the others are as given."""
-    got = [(port.type, port.shape) for port in ports]
-    fits = len(ports) == 1 and ports[0].type == kind and ports[0].shape[1:] == shape
-    if not fits or isinstance(ports[0].shape[0], int):
-        raise BadBundle(f"{bundle.graph()[0]}: expected one {what} {kind} of shape {['N', *shape]}, as the manifest says, "
-                        f"got {got}. Export the bundle again.")

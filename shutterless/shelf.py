@@ -18,6 +18,7 @@ from shutterless.errors import BadBundle, NotFound
 from shutterless.manifests import parse_manifest
 from shutterless.opening import default_bundle, open_bundle
 from shutterless.pictures import Limits
+from shutterless.sessions import Session
 from shutterless.settings import Settings
 
 CAPACITY = 4  # models open at the same time beside the default
@@ -32,14 +33,15 @@ class Shelf:
     Building it raises BadBundle, NotFound or BadSettings when the default must not or cannot be served.
     """
 
-    def __init__(self, settings: Settings, *, capacity: int = CAPACITY, bundle: Bundle | None = None) -> None:
+    def __init__(self, settings: Settings, *, capacity: int = CAPACITY, session: Session | None = None) -> None:
+        """`session`: of the default's bundle, where it is open already."""
         self._models_dir = settings.models_dir.resolve()
         self._settings = settings
         self._limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
         self._capacity = capacity
         self._opening = threading.Lock()
         self._open: OrderedDict[Path, Classifier] = OrderedDict()
-        self.default = self._opened(bundle or default_bundle(settings))
+        self.default = self._opened(session.bundle if session else default_bundle(settings), session)
 
     def classifier(self, model: str | None = None) -> Classifier:
         """The classifier of "name" (newest version) or "name/version"; the default for None.
@@ -93,8 +95,8 @@ class Shelf:
             return self.default.bundle.folder
         raise NotFound(f"There is no model {model[:80]!r}. GET /models lists those that answer.")
 
-    def _opened(self, bundle: Bundle) -> Classifier:
-        classifier = Classifier(bundle, threads=self._settings.threads)
+    def _opened(self, bundle: Bundle, session: Session | None = None) -> Classifier:
+        classifier = Classifier(bundle, threads=self._settings.threads, session=session)
         classifier.warm_up()
         return classifier
 

@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 def make_door(models_dir: Path, **settings) -> Door:
     model = Model(Settings(**{"model": "colours", "models_dir": models_dir} | settings))
-    model.open()
+    with model.opening():
+        pass
     return Predictions(model).door()
 
 
@@ -226,11 +227,12 @@ def test_a_model_store_that_was_away_is_asked_again(call, picture, models_dir, m
                         "AWS_SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(name, value)
     model = Model(Settings(model_uri="s3://bucket/colours/1", var_dir=tmp_path))
-    model.open()
+    with model.opening():
+        pass
     door = Predictions(model).door()
     response = call("POST", "/predict", picture, door=door)
     assert (response["statusCode"], response["body"]["title"]) == (503, "Try again")
-    monkeypatch.setattr("shutterless.opening.default_bundle", lambda settings: read(models_dir / "colours/1"))
+    monkeypatch.setattr("lambdas.start.default_bundle", lambda settings: read(models_dir / "colours/1"))
     assert [call("POST", "/predict", picture, door=door)["statusCode"] for _ in range(3)][-1] == 200
 
 
@@ -304,7 +306,7 @@ def test_a_restored_snapshot_tells_no_start_that_it_did_not_make(models_dir, pic
 
 
 def test_threads_follow_the_memory_that_lambda_gives():
-    from lambdas.door import read_settings
+    from lambdas.environment import read_settings
     from shutterless.settings import usable_cpus
 
     threads = [read_settings({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": mb}).threads for mb in ("128", "1769", "3538", "10240")]

@@ -217,13 +217,3 @@ def test_the_portable_graph_is_checked_before_it_answers_instead(unopenable):
         file.write(b"other weights")
     with pytest.raises(BadBundle, match=r"model\.onnx\.data: expected sha256"):
         Classifier(bundle)
-
-
-def test_a_slow_network_runs_once_at_start_and_a_fast_one_again(bundle_folder, monkeypatch):
-    runs = []
-    monkeypatch.setattr(Classifier, "classify", lambda self, pixels, ask=Classifier.classify: runs.append(1) or ask(self, pixels))
-    for slow_s, expected in [(0.0, 1), (60.0, 2)]:
-        monkeypatch.setattr("shutterless.classifier.SLOW_S", slow_s)
-        runs.clear()
-        Classifier(read_bundle(bundle_folder)).warm_up()
-        assert len(runs) == expected

@@ -1,0 +1,111 @@
+"""A bundle's graph, open. It knows nothing of pictures, so that a cold start has it running while Pillow is being imported."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from shutterless.bundles import Bundle, as_portable
+from shutterless.errors import BadBundle
+
+SLOW_S = 0.05  # a run that takes so long is not repeated at start
+LOG_ERRORS = 3  # onnxruntime's severity
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Any number of threads may `run` it at the same time.
+
+    load_s: seconds that opening it took. run_s: seconds of one picture through the network; known after `warm_up`.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        """Raises BadBundle when the graph cannot be opened or does not fit the manifest."""
+        started = time.perf_counter()
+        self.bundle = bundle
+        self._session = open_session(bundle, threads)
+        self._input, self._output = _check_graph(self._session, bundle)
+        self._blank: NDArray[np.float32] | None = None
+        self.load_s = time.perf_counter() - started
+        self.run_s = float("inf")
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, side, side, 3) -> logits float32 (N, classes)."""
+        logits: NDArray[np.float32] = self._session.run([self._output], {self._input: pixels})[0]
+        return logits
+
+    def warm_up(self) -> NDArray[np.float32]:
+        """Run it on black, so that the first picture finds all allocated; the logits (1, classes). Later calls run nothing."""
+        if self._blank is None:
+            side = self.bundle.manifest.input.side
+            black = np.zeros((1, side, side, 3), np.uint8)
+            self._blank = self._timed_run(black)
+            if self.run_s < SLOW_S:  # the first run takes longer than those after it: worth knowing of a fast network alone
+                self._timed_run(black)
+        return self._blank
+
+    def _timed_run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        started = time.perf_counter()
+        logits = self.run(pixels)
+        self.run_s = time.perf_counter() - started
+        return logits
+
+
+def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
+    """The graph that was optimised for this machine, as it is, or else the portable one, optimised now.
+
+    Raises BadBundle when the portable one cannot be opened either.
+    """
+    path, optimised = bundle.graph()
+    try:
+        return _session(bundle, path, session_options(threads, optimise=not optimised))
+    except BadBundle:
+        if not optimised:
+            raise
+    log.warning("%s of %s cannot be opened here, though it was made for such machines; the portable graph answers.", path,
+                bundle.manifest.name)
+    return open_session(as_portable(bundle), threads)
+
+
+def session_options(threads: int, *, optimise: bool) -> onnxruntime.SessionOptions:
+    """As every door sets them: `threads` that wait asleep, since cores are shared."""
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = LOG_ERRORS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(bundle: Bundle, path: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(bundle.folder / path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no other common base
+        raise BadBundle(f"{path}: expected a graph for onnxruntime {onnxruntime.__version__}, got one that it "
+                        "cannot open. Export the bundle again.") from error
+
+
+def _check_graph(session: onnxruntime.InferenceSession, bundle: Bundle) -> tuple[str, str]:
+    """Names of the graph's input and output, which must be what the manifest promises."""
+    side, classes = bundle.manifest.input.side, len(bundle.manifest.labels)
+    pictures, logits = session.get_inputs(), session.get_outputs()
+    _expect(bundle, "input", pictures, "tensor(uint8)", [side, side, 3])
+    _expect(bundle, "output", logits, "tensor(float)", [classes])
+    return pictures[0].name, logits[0].name
+
+
+def _expect(bundle: Bundle, what: str, ports: list[Any], kind: str, shape: list[int]) -> None:
+    """One port of any name; its first dimension, the batch, is free, the others are as given."""
+    got = [(port.type, port.shape) for port in ports]
+    fits = len(ports) == 1 and ports[0].type == kind and ports[0].shape[1:] == shape
+    if not fits or isinstance(ports[0].shape[0], int):
+        raise BadBundle(f"{bundle.graph()[0]}: expected one {what} {kind} of shape {['N', *shape]}, as the manifest says, "
+                        f"got {got}. Export the bundle again.")
