@@ -43,4 +43,4 @@ def test_reasons_are_the_names_of_our_errors() -> None:
     assert reason_of(errors.Unavailable()) == "unavailable"
     assert reason_of(KeyError()) == "key_error"
     known = {reason_of(error()) for error in vars(errors).values() if isinstance(error, type)}
-    assert set(FAILURES["upload"]) - known == {"stalled", "temporary"}
+    assert set(FAILURES["upload"]) - known == {"stalled"}
