@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from onprem.tallies import reason_of
 from shutterless.errors import BadRequest, Overloaded, ShutterlessError
 from shutterless.problems import CONTENT_TYPE, problem
 
@@ -46,6 +47,7 @@ def handle_errors(app: FastAPI) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     request_id = request_id_of(request)
+    request.state.reason = reason_of(error)
     if cast(ShutterlessError, error).status >= 500 and not isinstance(error, Overloaded):
         log.error("Request %s refused: %s", request_id, error)  # an operator's matter: the client sees less of it
     return problem_answer(error, request_id)
@@ -53,6 +55,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     """Names the field and repeats what came, so that the client can see what to correct."""
+    request.state.reason = reason_of(BadRequest())
     first = cast(RequestValidationError, error).errors()[0]
     field, got = str(first["loc"][-1]), str(first.get("input"))[:80]
     refusal = BadRequest(f"{field}: {first['msg']}, got {got!r}. Correct it, or leave it out for the default.")

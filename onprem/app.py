@@ -9,7 +9,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from onprem import answers, docs, pages, predictions, records, uploads
+from onprem import answers, docs, metrics, pages, predictions, records, uploads
 from onprem.door import build_door
 from onprem.envelope import Envelope
 from onprem.lingering import Lingering
@@ -24,7 +24,8 @@ def create_app(settings: Settings) -> FastAPI:
     app = describe()
     app.state.door = build_door(settings)
     answers.handle_errors(app)
-    app.add_middleware(Envelope, api_keys=settings.api_keys)
+    app.add_middleware(Envelope, api_keys=settings.api_keys, metrics_key=settings.metrics_key,
+                       tallies=app.state.door.tallies)
     app.add_middleware(Lingering)
     if settings.cors_origins:  # what is added last is outermost: a preflight needs no key, and errors carry CORS
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST", "DELETE"],
@@ -36,7 +37,7 @@ def describe() -> FastAPI:
     """The app with its routes, and nothing behind them."""
     app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
                   docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
-    for module in (predictions, uploads, records, pages):
+    for module in (predictions, uploads, records, pages, metrics):
         app.include_router(module.routes)
     app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app

@@ -9,6 +9,7 @@ from fastapi import Request
 
 from onprem.intake import Intake
 from onprem.storage import Storage
+from onprem.tallies import Tallies
 from onprem.worker import Worker
 from shutterless.pictures import SMALL_PIXELS, Limits
 from shutterless.settings import Settings
@@ -30,6 +31,7 @@ class Door:
     compute: ThreadPoolExecutor
     storage: Storage
     worker: Worker
+    tallies: Tallies
 
     def start(self) -> None:
         self.worker.start()
@@ -44,12 +46,13 @@ class Door:
 def build_door(settings: Settings) -> Door:
     """Opens the default model; the database is opened by `start`, in the background. Raises BadBundle, NotFound."""
     limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
-    shelf, storage = Shelf(settings), Storage(settings)
+    shelf, storage, tallies = Shelf(settings), Storage(settings), Tallies()
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
-    worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers)
+    worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
+                    tallies=tallies)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
-                worker=worker, intake=Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting))
+                worker=worker, tallies=tallies, intake=Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting))
 
 
 def door_of(request: Request) -> Door:

@@ -75,7 +75,10 @@ def _answer_at_once(door: Door, submission: Submission, top: int) -> dict[str, A
 
 
 def _classify(door: Door, submission: Submission, model: str | None, top: int, limits: Limits) -> dict[str, Any]:
-    return door.shelf.answer(submission, model=model, top=top, limits=limits).to_json_dict()
+    answer = door.shelf.answer(submission, model=model, top=top, limits=limits)
+    door.tallies.ran(1, answer.timings.inference_s)
+    door.tallies.predicted(answer)
+    return answer.to_json_dict()
 
 
 @routes.get("/models", responses=answers(Models))

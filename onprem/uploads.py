@@ -45,4 +45,5 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
     except Exception:
         door.storage.objects.delete(key)  # the client is told to send it again: nobody would ask for this one
         raise
+    door.tallies.accepted()
     return upload.receipt(request_id, door.storage.bucket)

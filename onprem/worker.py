@@ -8,6 +8,7 @@ from concurrent.futures import Executor, wait
 from typing import TYPE_CHECKING
 
 from onprem.storage import Outage, Storage
+from onprem.tallies import Tallies, reason_of
 from shutterless.pictures import Limits
 from shutterless.settling import HOPELESS, STALLED, Work
 from shutterless.shelf import Shelf
@@ -29,9 +30,10 @@ class Worker:
     """
 
     def __init__(self, *, storage: Storage, shelf: Shelf, compute: Executor, limits: Limits, batch: int,
-                 lease_s: float = LEASE_S, poll_s: float = POLL_S) -> None:
+                 lease_s: float = LEASE_S, poll_s: float = POLL_S, tallies: Tallies | None = None) -> None:
         self._storage, self._shelf, self._compute, self._limits = storage, shelf, compute, limits
         self._batch, self._lease_s, self._poll_s = batch, lease_s, poll_s
+        self._tallies = tallies or Tallies()
         self._outage = Outage("No work can be taken from the database; trying again")
         self._woken, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -71,19 +73,26 @@ class Worker:
         """Save an outcome. After a temporary fault the row stays claimed: it is due again when its lease ends."""
         try:
             if record.attempts > MAX_ATTEMPTS:  # each of them ended with the process: this picture may be the reason
-                self._storage.results.stall(record.request_id, STALLED)
+                self._stall(record)
             else:
-                self._storage.results.finish(record.request_id, self._outcome(record))
+                outcome = self._outcome(record)
+                if self._storage.results.finish(record.request_id, outcome):
+                    self._tallies.settled(outcome)
         except Exception:  # logged; the picture is due again when its lease ends
+            self._tallies.failed("temporary")
             log.exception("Picture %s failed, attempt %d of %d", record.request_id, record.attempts, MAX_ATTEMPTS)
             self._give_up(record)
 
     def _give_up(self, record: Record) -> None:
         if record.attempts >= MAX_ATTEMPTS:
             try:
-                self._storage.results.stall(record.request_id, STALLED)
+                self._stall(record)
             except Exception:
                 log.exception("Picture %s cannot be marked as stalled; its lease will end", record.request_id)
+
+    def _stall(self, record: Record) -> None:
+        if self._storage.results.stall(record.request_id, STALLED):
+            self._tallies.stalled()
 
     def _outcome(self, record: Record) -> Outcome:
         work = Work(record.created_at)
@@ -92,5 +101,8 @@ class Worker:
             classifier = self._shelf.classifier(record.asked_model)
             answer = classifier.predict(picture, limits=self._limits)
         except HOPELESS as error:
+            self._tallies.failed(reason_of(error))
             return work.failed(error)
+        self._tallies.ran(1, answer.timings.inference_s)
+        self._tallies.predicted(answer)
         return work.done(answer.prediction, classifier.model, answer.timings.inference_s)

