@@ -435,7 +435,7 @@ class Results:
         both = (c.true_label.is_not(None), c.predicted_label.is_not(None))
         rows = self._run(sa.select(c.true_label, c.predicted_label, count).where(*both).group_by(c.true_label, c.predicted_label)
                          .order_by(count.desc(), c.true_label, c.predicted_label).limit(CONFUSION_PAIRS))
-        return [dict(row._mapping) for row in rows]
+        return [{"true_label": true, "predicted_label": predicted, "count": n} for true, predicted, n in rows]
 
     def _held(self, which: sa.ColumnElement[bool], limit: int, for_s: float, counted: dict[str, Any]) -> list[Record]:
         """Put the oldest rows aside for `for_s` seconds, in one statement."""

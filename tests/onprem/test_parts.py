@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def parts(body: bytes, cuts: list[int]) -> list[Part]:
     """What a reader makes of a body that comes in pieces."""
     reader, found = PartReader(b"b"), []
     edges = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         for event in reader.feed(body[start:end]):
             if isinstance(event, Head):
                 found.append(Part(event.name, event.filename, b""))

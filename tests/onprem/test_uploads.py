@@ -119,6 +119,10 @@ def test_uploads_are_answered_503_while_the_database_is_out_of_reach(open_door, 
     assert health.status_code == 200
     assert health.json()["ready"] is False
     assert health.json()["checks"] == {"model": "ok", "storage": "opening"}
+    assert client.get("/health/live").json() == {"status": "ok"}
+    unready = client.get("/health/ready")
+    assert (unready.status_code, unready.headers["retry-after"]) == (503, "1")
+    assert "storage" in unready.json()["detail"]
 
 
 def test_an_upload_that_waits_is_answered_when_picture_and_row_are_kept(open_door, jpeg, database_url) -> None:
