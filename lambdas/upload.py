@@ -12,7 +12,7 @@ from lambdas.events import Request
 from lambdas.intake import read_picture
 from lambdas.storage import Storage, is_container, open_here
 from shutterless.settings import Settings
-from shutterless.uploads import FORM_S, GRACE_S, NOT_STORED, read_announcement, read_upload
+from shutterless.uploads import FORM_S, GRACE_S, NOT_STORED, form_answer, read_announcement, read_upload
 
 
 def upload_image(request: Request, settings: Settings, storage: Storage) -> Answer:
@@ -40,9 +40,7 @@ def give_form(request: Request, settings: Settings, storage: Storage) -> Answer:
     form = storage.objects.form(announced.key(request_id), announced.format.content_type, announced.size_bytes, FORM_S)
     storage.results.add_pending(request_id, announced.arrival(request_id), expected_s=FORM_S + GRACE_S)
     return Answer(status=201, headers={"location": f"/results?request_id={request_id}", "cache-control": "no-store"},
-                  body={"request_id": request_id, "url": form["url"], "fields": form["fields"],
-                        "expires_at": expires_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-                        "max_bytes": announced.size_bytes})
+                  body=form_answer(announced, request_id, form, expires_at))
 
 
 def open_door(settings: Settings, storage: Storage) -> Door:

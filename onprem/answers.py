@@ -64,5 +64,5 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     cause = cast(HTTPException, error)
-    said = cause.detail if cause.status_code == 408 else None  # Starlette's own details only repeat the title
+    said = cause.detail if cause.status_code in (403, 408) else None  # Starlette's own details only repeat the title
     return problem_answer(cause.status_code, request_id_of(request), detail=said, headers=cause.headers)

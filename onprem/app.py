@@ -9,10 +9,12 @@ import anyio.to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from onprem import answers, docs, metrics, pages, predictions, records, uploads
+from onprem import answers, batches, docs, forms, metrics, pages, predictions, records, uploads
 from onprem.door import build_door
 from onprem.envelope import Envelope
+from onprem.keys import Keys
 from onprem.lingering import Lingering
+from onprem.rates import Rates
 from shutterless import __version__
 from shutterless.settings import Settings
 
@@ -20,16 +22,18 @@ IO_THREADS = 8  # that wait for the database and for storage; FastAPI's default 
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app, its default model open and warm. Raises BadBundle or NotFound when that model must not be served."""
+    """The app, its default model open and warm. Raises BadBundle or NotFound when that model must not be served,
+    BadSettings for a file of keys without one."""
     app = describe()
     app.state.door = build_door(settings)
     answers.handle_errors(app)
-    app.add_middleware(Envelope, api_keys=settings.api_keys, metrics_key=settings.metrics_key,
-                       tallies=app.state.door.tallies)
+    app.add_middleware(Envelope, keys=Keys(settings.api_keys, settings.api_keys_file), metrics_key=settings.metrics_key,
+                       rates=Rates(settings.rate_per_s, settings.rate_burst), tallies=app.state.door.tallies)
     app.add_middleware(Lingering)
     if settings.cors_origins:  # what is added last is outermost: a preflight needs no key, and errors carry CORS
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST", "DELETE"],
-                           allow_headers=["x-api-key"], expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"])
+                           allow_headers=["x-api-key"],
+                           expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", "Location"])
     return app
 
 
@@ -37,7 +41,7 @@ def describe() -> FastAPI:
     """The app with its routes, and nothing behind them."""
     app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
                   docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
-    for module in (predictions, uploads, records, pages, metrics):
+    for module in (predictions, uploads, batches, forms, records, pages, metrics):
         app.include_router(module.routes)
     app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app

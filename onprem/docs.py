@@ -17,6 +17,7 @@ from pydantic import BaseModel
 import shutterless
 from onprem.schemas import Problem
 
+ON_PREM = "on-prem only"  # the tag of routes that AWS's door has not; the document is one for both
 Responses = dict[int | str, dict[str, Any]]
 
 WRITTEN = Path(shutterless.__file__).with_name("openapi.json")
@@ -38,6 +39,20 @@ PICTURE: dict[str, Any] = {"requestBody": {"required": True, "content": {
         "additionalProperties": {"type": ["string", "number", "null"]}}},
 }}}
 
+BATCH: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": {
+    "schema": {"type": "object", "required": ["files"],
+               "properties": {"files": {"type": "array", "items": _BINARY},
+                              "true_label": {"type": "array", "items": _TEXT, "description": "One for each file, or none"}}}}}}}
+
+ANNOUNCEMENT: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {
+    "schema": {"type": "object", "required": ["content_type", "size_bytes"],
+               "properties": {"content_type": {"type": "string", "examples": ["image/jpeg"]},
+                              "size_bytes": {"type": "integer", "minimum": 1}, "task": _TEXT, "true_label": _TEXT}}}}}}
+
+FORM: dict[str, Any] = {"security": [], "requestBody": {"required": True, "content": {"multipart/form-data": {
+    "schema": {"type": "object", "required": ["key", "Content-Type", "policy", "signature", "file"],
+               "properties": {"key": _TEXT, "Content-Type": _TEXT, "policy": _TEXT, "signature": _TEXT, "file": _BINARY}}}}}}
+
 PICTURE_ANSWER: Responses = {200: {"description": "The picture",
                                    "content": {kind: {"schema": _BINARY} for kind in _PICTURE_TYPES}}}
 
@@ -46,14 +61,16 @@ _HEADERS = {"X-Request-Id": {"description": "Names this request in the server's 
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "integer"}}}
 _WHY = {400: "Not a readable picture", 403: "Key missing or wrong", 408: "The body came too slowly",
         413: "Too many bytes or pixels", 415: "Not an accepted picture format", 422: "A field does not fit",
-        503: "Try again"}
+        429: "Too many requests with this key", 503: "Try again"}
+_ALWAYS = (403, 429, 503)
 
 
 def answers(model: type[BaseModel] | None, *errors: int, success: int = 200) -> Responses:
     """`responses` of a route: its body (None: told elsewhere, or none), and the errors that it can answer with."""
     good: Responses = {success: {"model": model, "headers": _HEADERS}} if model else {}
     return good | {error: {"model": Problem, "description": _WHY.get(error, HTTPStatus(error).phrase),
-                           "headers": _HEADERS | (_RETRY_AFTER if error == 503 else {})} for error in (403, *errors)}
+                           "headers": _HEADERS | (_RETRY_AFTER if error in (429, 503) else {})}
+                   for error in sorted({*_ALWAYS, *errors})}
 
 
 def document(app: FastAPI) -> dict[str, Any]:

@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from fastapi import Request
 
 from onprem.intake import Intake
+from onprem.policies import Policies, Reception
+from onprem.spools import Spools
 from onprem.storage import Storage
 from onprem.tallies import Tallies
 from onprem.worker import Worker
 from shutterless.pictures import SMALL_PIXELS, Limits
 from shutterless.settings import Settings
 from shutterless.shelf import Shelf
+
+SPOOLED_BESIDE = 100_000_000  # bytes on the disk beside two whole batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,9 @@ class Door:
     storage: Storage
     worker: Worker
     tallies: Tallies
+    spools: Spools
+    policies: Policies
+    reception: Reception
 
     def start(self) -> None:
         self.worker.start()
@@ -51,8 +58,12 @@ def build_door(settings: Settings) -> Door:
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
+    spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
+                    max_held_bytes=2 * max(settings.batch_bytes, settings.max_bytes) + SPOOLED_BESIDE)
+    policies = Policies(settings.form_secret, settings.var_dir / "form-secret")
+    intake = Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting)
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
-                worker=worker, tallies=tallies, intake=Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting))
+                worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies, reception=Reception())
 
 
 def door_of(request: Request) -> Door:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import uuid
 from time import perf_counter
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from onprem.answers import problem_answer
+from onprem.forms import PATH as FORM_PATH
+from onprem.keys import Keys
+from onprem.rates import Rates
 from onprem.tallies import GONE, Tallies
 
-OPEN_PATHS = ("/", "/health")
+OPEN_PATHS = ("/", "/health", "/health/live", "/health/ready", FORM_PATH)
 METRICS_PATH = "/metrics"
 
 log = logging.getLogger(__name__)
@@ -23,14 +28,13 @@ class Envelope:
     """Middleware, outside of all routes and inside of CORS: preflight requests do not come here.
 
     request_id: made here for every request, in `scope["state"]`; the record of an upload bears the same.
-    api_keys: one of them must come in x-api-key, except for OPEN_PATHS; none leaves the door open.
-    metrics_key: opens /metrics alone, as a bearer token, since that is what Prometheus can send.
+    keys: one of them must come in x-api-key, except for OPEN_PATHS. rates: how often each may be used; who asks too often is
+    told when to come back. metrics_key: opens /metrics alone, as a bearer token, since that is what Prometheus can send.
     """
 
-    def __init__(self, app: ASGIApp, *, api_keys: tuple[str, ...], metrics_key: str | None, tallies: Tallies) -> None:
-        self._app, self._tallies = app, tallies
+    def __init__(self, app: ASGIApp, *, keys: Keys, rates: Rates, metrics_key: str | None, tallies: Tallies) -> None:
+        self._app, self._keys, self._rates, self._tallies = app, keys, rates, tallies
         self._metrics_token = f"Bearer {metrics_key}".encode() if metrics_key else None
-        self._keys = [key.encode() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,10 +46,8 @@ class Envelope:
                                "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
         self._tallies.began()
         try:
-            if self._may_enter(scope):
-                await self._app(inner, receive, answer.send)
-            else:
-                await problem_answer(403, request_id)(inner, receive, answer.send)
+            refusal = self._refusal(scope, request_id)
+            await (refusal or self._app)(inner, receive, answer.send)
         except ClientDisconnect:
             return
         except Exception as error:
@@ -56,18 +58,24 @@ class Envelope:
         finally:
             self._tallies.answered(inner, answer.status, answer.elapsed_s())
 
-    def _may_enter(self, scope: Scope) -> bool:
-        if not self._keys or scope["path"] in OPEN_PATHS:
-            return True
-        shown = next((value for name, value in scope["headers"] if name == b"x-api-key"), b"")
-        fits = [hmac.compare_digest(shown, key) for key in self._keys]  # all of them, so that each try takes as long
-        return any(fits) or self._may_scrape(scope)
+    def _refusal(self, scope: Scope, request_id: str) -> Response | None:
+        """The answer to who must not come in now."""
+        if scope["path"] in OPEN_PATHS or self._may_scrape(scope):
+            return None
+        holder = b"" if self._keys.is_open else self._keys.holder(_header(scope, b"x-api-key"))
+        if holder is None:
+            return problem_answer(403, request_id)
+        wait_s = self._rates.wait_s(holder)
+        return problem_answer(429, request_id, headers={"retry-after": str(math.ceil(wait_s))}) if wait_s else None
 
     def _may_scrape(self, scope: Scope) -> bool:
         if self._metrics_token is None or scope["path"] != METRICS_PATH:
             return False
-        shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(shown, self._metrics_token)
+        return hmac.compare_digest(_header(scope, b"authorization"), self._metrics_token)
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return next((value for sent, value in scope["headers"] if sent == name), b"")
 
 
 class _Answer:

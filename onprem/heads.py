@@ -1,4 +1,5 @@
-"""Request heads within bounds: uvicorn bounds neither their bytes nor their time, and asks nobody before it reads."""
+"""Connections within bounds: how many, the bytes and the time of each request's head, and how slowly an answer may be read.
+uvicorn bounds none of these, and asks nobody before it reads."""
 
 from __future__ import annotations
 
@@ -12,22 +13,46 @@ from shutterless.problems import CONTENT_TYPE, problem
 
 HEAD_S = 20.0  # from the connection, or the first bytes of a later head, to its end; bodies have the same grace
 MAX_HEAD_BYTES = 65_536  # with one read of the socket on top; proxies and clients stop at 8 to 32 kB
+READ_S = 30.0  # an answer that waits to be read is looked at so often
+MIN_BYTES_PER_S = 1_000  # that a client has to read in that time
 
 
 class BoundedHeads(HttpToolsProtocol):
-    """uvicorn's protocol, which cuts a head that goes on or does not come, and answers what is not HTTP with a problem."""
+    """uvicorn's protocol, which cuts a head that goes on or does not come, answers what is not HTTP with a problem, hangs up on
+    who does not read, and closes idle connections where there are too many. `bounded_to` says how many."""
 
+    max_connections = 4_096
     _head_bytes = 0
     _in_head = True
     _deadline: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+    _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        if len(self.connections) > self.max_connections and not self._make_room():
+            self._refuse(503, "The server has as many connections as it may. Try again in a second.", "retry-after: 1")
+            return
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
+        self._forget_reading()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """More is to be sent than the client reads at the moment."""
+        super().pause_writing()
+        self._expect_reading(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._forget_reading()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -53,6 +78,36 @@ class BoundedHeads(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "Expected an HTTP/1.1 request, got something else. Let an HTTP library write it.")
 
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest; False where each has something under way."""
+        idle = [other for other in self.connections if isinstance(other, BoundedHeads) and other is not self and other._is_idle()]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda other: other._idle_since)
+        self.connections.discard(oldest)
+        oldest.transport.abort()
+        return True
+
+    def _is_idle(self) -> bool:
+        """Nothing came of a request, nothing is owed of an answer."""
+        return (self._in_head and not self._head_bytes and (self.cycle is None or self.cycle.response_complete)
+                and not self.transport.is_closing())
+
+    def _expect_reading(self, before: int) -> None:
+        self._reading = self.loop.call_later(READ_S, self._look_at_reading, before)
+
+    def _look_at_reading(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if before - left < MIN_BYTES_PER_S * READ_S:
+            self.transport.abort()  # close() would wait until it is read
+        else:
+            self._expect_reading(left)
+
+    def _forget_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
     def _set_deadline(self) -> None:
         self._deadline = self.loop.call_later(HEAD_S, self._lose_patience)
 
@@ -69,9 +124,14 @@ class BoundedHeads(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, status: int, detail: str) -> None:
+    def _refuse(self, status: int, detail: str, *headers: str) -> None:
         body = orjson.dumps(problem(status, str(uuid.uuid4()), detail))
         head = (f"HTTP/1.1 {status} Refused", f"content-type: {CONTENT_TYPE}", f"content-length: {len(body)}",
-                "connection: close")
+                "connection: close", *headers)
         self.transport.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
         self.transport.close()
+
+
+def bounded_to(max_connections: int) -> type[BoundedHeads]:
+    """The protocol of a server that takes so many connections at the same time."""
+    return type("BoundedHeads", (BoundedHeads,), {"max_connections": max_connections})

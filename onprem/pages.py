@@ -9,17 +9,18 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 
-from onprem.answers import json_answer
-from onprem.docs import answers
-from onprem.door import door_of
-from onprem.schemas import Health
+from onprem.answers import json_answer, problem_answer, request_id_of
+from onprem.docs import ON_PREM, answers
+from onprem.door import Door, door_of
+from onprem.schemas import Alive, Health, Ready
 from shutterless import __version__
 
+PATIENCE_S = 2.0  # with the database, of who asks for health
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 routes = APIRouter()
@@ -71,6 +72,30 @@ def _asking() -> CapacityLimiter:
 async def health(request: Request) -> Response:
     """Is it alive, is it ready, and how large a picture does it take. Needs no key."""
     door = door_of(request)
-    checks = {"model": "ok", "storage": await to_thread.run_sync(door.storage.state, limiter=_asking())}
+    checks = await _checks(door)
     return json_answer({"status": "ok", "ready": set(checks.values()) == {"ok"}, "checks": checks,
                         "max_inline_bytes": door.limits.max_bytes, "version": __version__})
+
+
+@routes.get("/health/live", tags=[ON_PREM], responses=answers(Alive))
+async def live(request: Request) -> Response:
+    """Whether it answers: if not, start it anew. Needs no key, and asks nothing else."""
+    return json_answer({"status": "ok"})
+
+
+@routes.get("/health/ready", tags=[ON_PREM], responses=answers(Ready))
+async def ready(request: Request) -> Response:
+    """Whether requests should be sent here: 503 while the database is away. Needs no key."""
+    checks = await _checks(door_of(request))
+    away = [name for name, state in checks.items() if state != "ok"]
+    if away:
+        return problem_answer(503, request_id_of(request), detail=f"Not ready: {', '.join(away)}. Send requests here later.")
+    return json_answer({"status": "ok", "checks": checks})
+
+
+async def _checks(door: Door) -> dict[str, str]:
+    """A database that says nothing at all is away, too."""
+    storage = "unavailable"
+    with move_on_after(PATIENCE_S):
+        storage = await to_thread.run_sync(door.storage.state, limiter=_asking(), abandon_on_cancel=True)
+    return {"model": "ok", "storage": storage}

@@ -27,6 +27,7 @@ RequestId = Annotated[str, Path(min_length=1, max_length=200)]
 @routes.get("/results", tags=RESULTS, responses=answers(Records, 404, 422, 503))
 def results(request: Request,
             request_id: Annotated[str | None, Query(description="This one result only")] = None,
+            id: Annotated[str | None, Query(description="This one result only, by its number")] = None,
             limit: Annotated[int, Query(ge=1, le=100)] = records.PAGE,
             cursor: Annotated[str | None, Query(description="next_cursor of the page before")] = None,
             label: Annotated[str | None, Query(description="Only this predicted label")] = None,
@@ -34,7 +35,7 @@ def results(request: Request,
             from_: Annotated[str | None, Query(alias="from", description="Earliest arrival", json_schema_extra=TIME)] = None,
             to: Annotated[str | None, Query(description="Arrival before this", json_schema_extra=TIME)] = None,
             ) -> Response:
-    """One result by its request_id, or a page of results, newest first. A pending one says when to ask again."""
+    """One result by its request_id or its number, or a page of results, newest first. A pending one says when to ask again."""
     body, headers = records.find(door_of(request).storage.results, request.query_params)
     return json_answer(body, headers=headers)
 

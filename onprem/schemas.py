@@ -65,6 +65,46 @@ class Receipt(Schema):
     status: Literal["pending"]
 
 
+class Form(Schema):
+    """Where and how to send the picture that was announced: all fields, then the file as `file`."""
+
+    request_id: str
+    url: str
+    fields: dict[str, str]
+    expires_at: datetime
+    max_bytes: int
+
+
+class SystemResources(Schema):
+    cpu_percent: float = Field(description="Of all CPUs, since the last call.")
+    process_rss_bytes: int
+    load_1m: float
+
+
+class Uploaded(Schema):
+    prediction_id: int = Field(description="GET /results?id= has the record.")
+    request_id: str
+    filename: str | None
+    predicted_label: str
+    true_label: str | None
+    confidence: float = Field(ge=0, le=1)
+    inference_ms: float
+    latency_ms: float
+    resources: SystemResources
+
+
+class FailedFile(Schema):
+    filename: str | None
+    error: str = Field(description="What was expected, what came, and what to do.")
+
+
+class Batch(Schema):
+    """Both in the order of the files."""
+
+    results: list[Uploaded]
+    failed: list[FailedFile]
+
+
 class ErrorNote(Schema):
     title: str
     detail: str
@@ -135,10 +175,12 @@ class Accuracy(Schema):
     accuracy: float | None
 
 
-class SystemResources(Schema):
-    cpu_percent: float = Field(description="Of all CPUs, since the last call.")
-    process_rss_bytes: int
-    load_1m: float
+class Confusion(Schema):
+    """How often pictures of a true label were answered with a label."""
+
+    true_label: str
+    predicted_label: str
+    count: int
 
 
 class Stats(Schema):
@@ -147,6 +189,7 @@ class Stats(Schema):
     by_status: dict[str, int]
     latency: list[Latency]
     accuracy: Accuracy
+    confusion: list[Confusion]
     system_resources: SystemResources
 
 
@@ -157,3 +200,11 @@ class Health(Schema):
     max_inline_bytes: int = Field(description="Largest picture that a body may carry.")
     version: str
 
+
+class Alive(Schema):
+    status: Literal["ok"]
+
+
+class Ready(Schema):
+    status: Literal["ok"]
+    checks: dict[str, Literal["ok"]]

@@ -16,17 +16,17 @@ def serve(settings: Settings) -> None:
     Raises BadSettings, BadBundle or NotFound, with a sentence for the operator, before anything is answered.
     """
     gc.disable()  # imports make much and free little: looking for garbage costs 0.15 of 1 s
-    from onprem.listening import AnnouncingServer, listen
+    from onprem.listening import AnnouncingServer, affordable, listen
 
-    listener = listen(settings.host, settings.port, locked=bool(settings.api_keys))
+    listener = listen(settings.host, settings.port, locked=bool(settings.api_keys or settings.api_keys_file))
     import uvicorn
 
     from onprem.app import create_app
-    from onprem.heads import BoundedHeads
+    from onprem.heads import bounded_to
 
     server = AnnouncingServer(uvicorn.Config(
-        create_app(settings), http=BoundedHeads, ws="none", lifespan="on", access_log=False, server_header=False,
-        log_level="warning", timeout_graceful_shutdown=STOP_S))
+        create_app(settings), http=bounded_to(affordable(settings.max_connections)), ws="none", lifespan="on", access_log=False,
+        server_header=False, log_level="warning", timeout_graceful_shutdown=STOP_S))
     gc.freeze()  # what is there now stays: later collections need not look at it
     gc.enable()
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after its graceful stop

@@ -1,28 +1,33 @@
-"""POST /upload-image: the asynchronous way up to its 202."""
+"""POST /upload-image, the asynchronous way up to its 202, and POST /upload, which answers when all is recorded."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from onprem.answers import json_answer, request_id_of
-from onprem.docs import PICTURE, answers
+from onprem.docs import ON_PREM, PICTURE, answers
 from onprem.door import Door, door_of
-from onprem.schemas import Receipt
-from shutterless.bodies import read_submission
-from shutterless.uploads import read_upload
+from onprem.machine import system_resources
+from onprem.schemas import Receipt, Uploaded
+from shutterless.bodies import Submission, read_submission
+from shutterless.classifier import Answer
+from shutterless.settling import Work
+from shutterless.uploads import Upload, read_upload
 
-routes = APIRouter(tags=["results"])
+routes = APIRouter()
+TrueLabel = Annotated[str | None, Query(description="What the picture really shows")]
 
 
-@routes.post("/upload-image", status_code=202, openapi_extra=PICTURE,
-             responses=answers(Receipt, 400, 404, 408, 413, 415, 422, 503, success=202))
+@routes.post("/upload-image", tags=["results"], status_code=202, openapi_extra=PICTURE,
+             responses=answers(Receipt, 400, 404, 408, 413, 415, 422, success=202))
 async def upload_image(request: Request, task: Annotated[str | None, Query()] = None,
-                       model: Annotated[str | None, Query()] = None,
-                       true_label: Annotated[str | None, Query(description="What the picture really shows")] = None,
-                       ) -> Response:
+                       model: Annotated[str | None, Query()] = None, true_label: TrueLabel = None) -> Response:
     """Keep one picture, to be classified soon: GET /results?request_id= has the answer."""
     door = door_of(request)
     asked = {"task": task, "model": model, "true_label": true_label}
@@ -47,3 +52,53 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
         raise
     door.tallies.accepted()
     return upload.receipt(request_id, door.storage.bucket)
+
+
+@routes.post("/upload", tags=[ON_PREM], openapi_extra=PICTURE,
+             responses=answers(Uploaded, 400, 404, 408, 413, 415, 422))
+async def upload(request: Request, model: Annotated[str | None, Query()] = None, true_label: TrueLabel = None) -> Response:
+    """Classify one picture, keep both, and answer when they are recorded."""
+    door = door_of(request)
+    content_type, asked = request.headers.get("content-type", ""), {"model": model, "true_label": true_label}
+    async with door.intake.body(request) as body:
+        taken = await run_in_threadpool(_read, door, content_type, body, asked)
+        said = await keep_answered(door, request_id_of(request), taken)
+    return json_answer(said, headers={"location": f"/results?request_id={said['request_id']}"})
+
+
+def _read(door: Door, content_type: str, body: bytes, asked: dict[str, str | None]) -> Upload:
+    return read_upload(read_submission(content_type, body, door.limits.max_bytes), asked)
+
+
+async def keep_answered(door: Door, request_id: str, upload: Upload) -> dict[str, Any]:
+    """Classify, then store the picture and its row: when this returns the body of the answer, both are on the disk.
+
+    Raises BadPicture, of which nothing is kept, NotFound for a model that is not there, Unavailable.
+    """
+    arrived_at = datetime.now(UTC)
+    answer, work = await asyncio.get_running_loop().run_in_executor(door.compute, _classify, door, upload, arrived_at)
+    return await run_in_threadpool(_record, door, request_id, upload, answer, work)
+
+
+def new_request_id() -> str:
+    """For one picture of many in a request."""
+    return str(uuid.uuid4())
+
+
+def _classify(door: Door, upload: Upload, arrived_at: datetime) -> tuple[Answer, Work]:
+    work = Work(arrived_at)
+    return door.shelf.answer(Submission(picture=upload.picture), model=upload.model, top=5, limits=door.limits), work
+
+
+def _record(door: Door, request_id: str, upload: Upload, answer: Answer, work: Work) -> dict[str, Any]:
+    objects, key = door.storage.objects, upload.key(request_id)
+    version = objects.put(key, upload.picture, upload.format.content_type)
+    try:
+        outcome = work.done(answer.prediction, answer.model, answer.timings.inference_s)
+        number = door.storage.results.add_settled(request_id, upload.arrival(request_id, version=version), outcome)
+    except Exception:
+        objects.delete(key)  # the client is told to send it again
+        raise
+    return {"prediction_id": number, "request_id": request_id, "filename": upload.filename,
+            "predicted_label": outcome.predicted_label, "true_label": upload.true_label, "confidence": outcome.confidence,
+            "inference_ms": outcome.inference_ms, "latency_ms": outcome.latency_ms, "resources": system_resources()}

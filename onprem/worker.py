@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Executor, wait
+from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from onprem.storage import Outage, Storage
 from onprem.tallies import Tallies, reason_of
+from shutterless.errors import ShutterlessError
+from shutterless.expiry import expire_late
 from shutterless.pictures import Limits
 from shutterless.settling import HOPELESS, STALLED, Work
 from shutterless.shelf import Shelf
@@ -16,8 +20,10 @@ from shutterless.shelf import Shelf
 if TYPE_CHECKING:
     from shutterless.results import Outcome, Record
 
-LEASE_S = 30.0  # far more than a picture takes; also the pause before a temporary fault is tried again
+LEASE_S = 30.0  # far more than a picture takes
 MAX_ATTEMPTS = 5
+RETRY_S = 5.0  # until a temporary fault is tried again; after each more, LONGER times as long: seven minutes in all
+LONGER = 4
 POLL_S = 5.0  # uploads of this server wake the worker; other servers' uploads and ended leases are found by looking
 
 log = logging.getLogger(__name__)
@@ -30,11 +36,13 @@ class Worker:
     """
 
     def __init__(self, *, storage: Storage, shelf: Shelf, compute: Executor, limits: Limits, batch: int,
-                 lease_s: float = LEASE_S, poll_s: float = POLL_S, tallies: Tallies | None = None) -> None:
+                 lease_s: float = LEASE_S, poll_s: float = POLL_S, retry_s: float = RETRY_S,
+                 tallies: Tallies | None = None) -> None:
         self._storage, self._shelf, self._compute, self._limits = storage, shelf, compute, limits
-        self._batch, self._lease_s, self._poll_s = batch, lease_s, poll_s
+        self._batch, self._lease_s, self._poll_s, self._retry_s = batch, lease_s, poll_s, retry_s
         self._tallies = tallies or Tallies()
         self._outage = Outage("No work can be taken from the database; trying again")
+        self._looked_at = -poll_s
         self._woken, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
@@ -55,8 +63,18 @@ class Worker:
         self._storage.open(self._stopping)
         while not self._stopping.is_set():
             self._woken.clear()
+            self._look_for_late()
             if not self._take():
                 self._woken.wait(self._poll_s)
+
+    def _look_for_late(self) -> None:
+        """Once in poll_s: give up pictures whose forms are over; take those that came though nobody could say so any more."""
+        if monotonic() - self._looked_at < self._poll_s:
+            return
+        self._looked_at = monotonic()
+        with suppress(ShutterlessError):  # _take meets the same fault, and tells
+            results = self._storage.results
+            expire_late(results, lambda: self._storage.objects, came=lambda record: results.arrive(record.request_id))
 
     def _take(self) -> int:
         """Settle one batch; returns how many there were."""
@@ -70,7 +88,7 @@ class Worker:
         return len(records)
 
     def _settle(self, record: Record) -> None:
-        """Save an outcome. After a temporary fault the row stays claimed: it is due again when its lease ends."""
+        """Save an outcome. After a temporary fault, the row is due again after a pause that grows."""
         try:
             if record.attempts > MAX_ATTEMPTS:  # each of them ended with the process: this picture may be the reason
                 self._stall(record)
@@ -78,17 +96,19 @@ class Worker:
                 outcome = self._outcome(record)
                 if self._storage.results.finish(record.request_id, outcome):
                     self._tallies.settled(outcome)
-        except Exception:  # logged; the picture is due again when its lease ends
+        except Exception:  # logged; the picture is due again
             self._tallies.failed("temporary")
             log.exception("Picture %s failed, attempt %d of %d", record.request_id, record.attempts, MAX_ATTEMPTS)
-            self._give_up(record)
+            self._put_back(record)
 
-    def _give_up(self, record: Record) -> None:
-        if record.attempts >= MAX_ATTEMPTS:
-            try:
+    def _put_back(self, record: Record) -> None:
+        try:
+            if record.attempts >= MAX_ATTEMPTS:
                 self._stall(record)
-            except Exception:
-                log.exception("Picture %s cannot be marked as stalled; its lease will end", record.request_id)
+            else:
+                self._storage.results.defer(record.request_id, self._retry_s * LONGER ** (record.attempts - 1))
+        except Exception:
+            log.exception("Picture %s cannot be put back; its lease will end", record.request_id)
 
     def _stall(self, record: Record) -> None:
         if self._storage.results.stall(record.request_id, STALLED):

@@ -66,15 +66,15 @@ def _check_length(length: int, most: int, max_bytes: int) -> None:
 
 def _from_form(body: bytes, boundary: bytes) -> Submission:
     """The part named `file`, else the first that has a filename, is the picture; parts without one are fields."""
-    named = [(_text("a field's name", part.name), part) for part in read_form(body, boundary)]
+    named = [(text_of("a field's name", part.name), part) for part in read_form(body, boundary)]
     files = [part for name, part in named if name == "file"] + [part for _, part in named if part.filename is not None]
     if not files:
         raise BadRequest("The form: expected a field `file` with the picture, got none. "
                          "With curl: -F file=@picture.jpg")
     picture = files[0]
-    fields = {name: _text(name, part.content) for name, part in named if part is not picture and part.filename is None}
+    fields = {name: text_of(name, part.content) for name, part in named if part is not picture and part.filename is None}
     return Submission(picture=picture.content, fields=fields,
-                      filename=None if picture.filename is None else _filename(picture.filename))
+                      filename=None if picture.filename is None else filename_of(picture.filename))
 
 
 def _from_json(body: bytes) -> Submission:
@@ -91,7 +91,7 @@ def _from_json(body: bytes) -> Submission:
     fields = dict(_fields((key, value) for key, value in document.items() if key not in IMAGE_FIELDS))
     filename = fields.pop("filename", None)
     return Submission(picture=from_base64(name, document[name]), fields=fields,
-                      filename=None if filename is None else _filename(filename.encode()))
+                      filename=None if filename is None else filename_of(filename.encode()))
 
 
 def _refuse_constant(name: str) -> None:
@@ -104,7 +104,7 @@ def _fields(entries: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, str]]:
             continue
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise BadRequest(f"{_shown(name)}: expected a string or a number, got another value. Correct it.")
-        yield _text("a field's name", name), _text(name, str(value))
+        yield text_of("a field's name", name), text_of(name, str(value))
 
 
 def from_base64(name: str, value: Any) -> bytes:
@@ -128,7 +128,7 @@ def from_base64(name: str, value: Any) -> bytes:
     return picture
 
 
-def _text(name: str, value: bytes | str) -> str:
+def text_of(name: str, value: bytes | str) -> str:
     """Text that every database takes: valid UTF-8 without NUL."""
     try:
         text = value.decode() if isinstance(value, bytes) else value.encode().decode()
@@ -143,7 +143,7 @@ def _shown(name: str) -> str:
     return name[:80].encode("ascii", "replace").decode()
 
 
-def _filename(value: bytes) -> str | None:
+def filename_of(value: bytes) -> str | None:
     """The last part of a path in either style, to be shown and never to be opened; None when nothing is left."""
     text = "".join(c for c in value.decode(errors="replace") if c.isprintable())
     return text.replace("\\", "/").rpartition("/")[2][-MAX_FILENAME:] or None

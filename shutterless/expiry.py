@@ -10,25 +10,40 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from shutterless.errors import Unavailable
 from shutterless.uploads import NEVER_ARRIVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shutterless.objects import Objects
-    from shutterless.results import Results
+    from shutterless.results import Record, Results
 
 AT_ONCE = 20
 LOOK_AGAIN_S = 900  # at a picture that has come, and waits for its answer
+FAULT_S = 30  # at a picture of which the store did not say whether it came
 MOST_S = 5.0  # of one reader's time; the next one goes on
 
 
-def expire_late(results: Results, objects: Callable[[], Objects]) -> int:
+def expire_late(results: Results, objects: Callable[[], Objects],
+                came: Callable[[Record], object] = lambda record: None) -> int:
     """Fail all rows whose time is over and whose picture has not come; returns how many. Where none is late, it costs one
-    statement. Raises Unavailable."""
+    statement. `came` is told of a picture that is there all the same.
+
+    Where the store does not say whether a picture came, its row waits for the next look: a reader has other things to ask.
+    Raises Unavailable for the database, BadSettings for a store that cannot be used.
+    """
     expired, began = 0, monotonic()
-    while monotonic() - began < MOST_S and (late := results.claim(AT_ONCE, LOOK_AGAIN_S)):
-        for record in late:
-            if record.object_key is None or not objects().has(record.object_key):
+    while monotonic() - began < MOST_S and (late := results.late(AT_ONCE, LOOK_AGAIN_S)):
+        for number, record in enumerate(late):
+            try:
+                is_there = record.object_key is not None and objects().has(record.object_key)
+            except Unavailable:
+                for unknown in late[number:]:
+                    results.defer(unknown.request_id, FAULT_S)
+                return expired
+            if is_there:
+                came(record)
+            else:
                 expired += results.expire(record.request_id, NEVER_ARRIVED)
     return expired

@@ -14,8 +14,8 @@ MAX_HEAD = 8_192  # bytes of a part's headers, and of the white space that may f
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n]*)")
 _OPTION = re.compile(rb';[ \t]*(?:([^\s;="]+)[ \t]*=[ \t]*)?("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL)
 _ESCAPED = re.compile(rb'\\(["\\])')
-_BROKEN = ("The form: expected multipart/form-data with its boundary in the content type, got one that is cut short or "
-           "broken. Let the HTTP library write the content type, and send the body whole.")
+BROKEN = ("The form: expected multipart/form-data with its boundary in the content type, got one that is cut short or "
+          "broken. Let the HTTP library write the content type, and send the body whole.")
 
 
 class Part(NamedTuple):
@@ -34,7 +34,7 @@ def read_form(body: bytes, boundary: bytes) -> list[Part]:
     delimiter = b"\r\n--" + boundary
     start = body.find(delimiter[2:])
     if not 0 < len(boundary) <= MAX_BOUNDARY or start < 0 or body[:start].replace(b"\r\n", b""):
-        raise BadRequest(_BROKEN)
+        raise BadRequest(BROKEN)
     parts: list[Part] = []
     at = start + len(delimiter) - 2
     while not body.startswith(b"--", at):
@@ -42,13 +42,18 @@ def read_form(body: bytes, boundary: bytes) -> list[Part]:
             raise BadRequest(f"The form: expected at most {MAX_PARTS} parts, got more. Send one picture at a time.")
         head = _find(body, b"\r\n", at, at + MAX_HEAD)
         if body[at:head].strip(b" \t"):
-            raise BadRequest(_BROKEN)
+            raise BadRequest(BROKEN)
         content = _find(body, b"\r\n\r\n", head, head + MAX_HEAD) + 4
         at = _find(body, delimiter, content)
-        options = read_options(_disposition(body[head + 2:content - 4]))
-        parts.append(Part(options.get(b"name", b""), options.get(b"filename"), body[content:at]))
+        parts.append(Part(*read_head(body[head + 2:content - 4]), body[content:at]))
         at += len(delimiter)
     return parts
+
+
+def read_head(head: bytes) -> tuple[bytes, bytes | None]:
+    """The name of a part and its filename, by its header lines. Raises BadRequest."""
+    options = read_options(_disposition(head))
+    return options.get(b"name", b""), options.get(b"filename")
 
 
 def read_options(header: bytes) -> dict[bytes, bytes]:
@@ -69,7 +74,7 @@ def _disposition(head: bytes) -> bytes:
     for line in head.split(b"\r\n") if head else ():
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise BadRequest(_BROKEN)
+            raise BadRequest(BROKEN)
         if header[1].lower() == b"content-disposition":
             disposition = header[2]
     return disposition
@@ -78,5 +83,5 @@ def _disposition(head: bytes) -> bytes:
 def _find(body: bytes, what: bytes, start: int, end: int | None = None) -> int:
     found = body.find(what, start, end)
     if found < 0:
-        raise BadRequest(_BROKEN)
+        raise BadRequest(BROKEN)
     return found

@@ -51,13 +51,13 @@ class FolderObjects:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         self._incoming = self._folder / _INCOMING
-        with _explained("made"):
+        with explained("made"):
             self._incoming.mkdir(parents=True, exist_ok=True)
             self._sweep()
 
     def put(self, key: str, body: bytes, content_type: str) -> str | None:
         path = self._path(key)
-        with _explained("written"):
+        with explained("written"):
             _make_folder(path.parent)
             descriptor, partial = tempfile.mkstemp(dir=self._incoming)
             try:
@@ -76,19 +76,19 @@ class FolderObjects:
         path = self._path(key)
         if version is not None:
             raise NotFound("The picture's version is not in this store, which keeps none. Ask without a version.")
-        with _explained("read"):
+        with explained("read"):
             try:
                 return path.read_bytes()
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 raise NotFound("The picture is not stored. It was deleted, or never came.") from None
 
     def has(self, key: str, version: str | None = None) -> bool:
-        with _explained("read"):
+        with explained("read"):
             return version is None and self._path(key).is_file()
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with _explained("deleted"):
+        with explained("deleted"):
             try:
                 path.unlink()
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -141,7 +141,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(done: str) -> Iterator[None]:
+def explained(done: str) -> Iterator[None]:
     """Turn the operating system's errors into Unavailable with a sentence that names no path."""
     try:
         yield

@@ -22,13 +22,13 @@ PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy
 
 
 def find(results: Results, asked: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """GET /results: its body and headers, by the fields of the query: `request_id`, or else `limit`, `cursor`, `label`,
-    `status`, `from`, `to`, where an empty one counts as not filled in. Raises NotFound, BadRequest."""
+    """GET /results: its body and headers, by the fields of the query: `request_id`, else `id`, else `limit`, `cursor`,
+    `label`, `status`, `from`, `to`, where an empty one counts as not filled in. Raises NotFound, BadRequest."""
     from shutterless.results import parse_time
 
     limit = _integer(asked, "limit", PAGE, 100)
-    if "request_id" in asked:
-        record = existing(results, asked["request_id"])
+    if "request_id" in asked or asked.get("id"):
+        record = existing(results, asked["request_id"]) if "request_id" in asked else _numbered(results, asked)
         headers = {"retry-after": str(RETRY_AFTER_S)} if record.status == "pending" else {}
         return {"count": 1, "results": [record.to_json_dict()]}, headers
     from_, to = (parse_time(asked[name], name) if asked.get(name) else None for name in ("from", "to"))
@@ -36,6 +36,13 @@ def find(results: Results, asked: Mapping[str, str]) -> tuple[dict[str, Any], di
                         status=asked.get("status") or None, from_=from_, to=to)
     return {"count": len(page.records), "results": [record.to_json_dict() for record in page.records],
             "next_cursor": page.next_cursor}, {}
+
+
+def _numbered(results: Results, asked: Mapping[str, str]) -> Record:
+    record = results.get_numbered(_integer(asked, "id", 1, 10**12 - 1))
+    if record is None:
+        raise NotFound("There is no result with this id. Take the prediction_id from the answer to the upload.")
+    return record
 
 
 def existing(results: Results, request_id: str) -> Record:
@@ -59,7 +66,9 @@ def forget(results: Results, objects: Objects, request_id: str) -> None:
     record = existing(results, request_id)
     if record.object_key is not None:
         objects.delete(record.object_key)  # first: a crash now leaves a record that can be deleted again
-    results.delete(request_id)
+    deleted = results.delete(request_id)
+    if deleted is not None and record.is_expected and record.object_key is not None:
+        objects.delete(record.object_key)  # it may have come in between
 
 
 def statistics(results: Results, asked: Mapping[str, str]) -> dict[str, Any]:

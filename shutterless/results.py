@@ -4,8 +4,8 @@ A state only ever moves forward, each time by ONE statement in autocommit, which
 matter how many processes try, how often, or in what order:
 
     add_pending -> pending -- finish, expire -> done | failed     terminal: a later finish is counted, nothing else
-                      | stall                    |
-                      +------> stalled - finish -+
+                      | stall                    |        |
+                      +------> stalled - finish -+        +-- add_settled: come and answered in one step
 
 Durability: when a call returns, its change is on the disk. A killed process (kill -9) loses nothing that was answered
 because the operating system has the write-ahead log; a power loss neither, because every commit waits for fsync
@@ -36,6 +36,7 @@ from shutterless.migrations import HEAD
 from shutterless.statuses import STATUSES
 
 PERCENTILES = (50, 95, 99)
+CONFUSION_PAIRS = 1_000  # clients name true labels: nothing else bounds how many there are
 LATENCY_BUCKETS = 60  # stats() looks back this many buckets
 _BIGGEST_ID = 2**63 - 1
 _BUSY_S = 10  # how long SQLite waits for another writer
@@ -126,6 +127,9 @@ results = sa.Table(
     sqlite_autoincrement=True,  # an id is never used twice, so a cursor never means another row
 )
 
+# Announced and not yet come: nobody has claimed it, and until it comes, nobody can.
+_EXPECTED = sa.and_(results.c.status == "pending", results.c.attempts == 0, results.c.claimed_until.is_not(None))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
@@ -196,6 +200,11 @@ class Record:
     duplicates: int
     attempts: int
     claimed_until: datetime | None
+
+    @property
+    def is_expected(self) -> bool:
+        """Announced, and not yet come."""
+        return self.status == "pending" and self.attempts == 0 and self.claimed_until is not None
 
     def to_json_dict(self) -> dict[str, Any]:
         """The record that clients see: no storage address, no bookkeeping; times as ISO 8601 with Z."""
@@ -268,31 +277,51 @@ class Results:
         self._run(sa.select(results.c.id).limit(1))
 
     def add_pending(self, request_id: str, arrival: Arrival, *, expected_s: float | None = None) -> bool:
-        """Record that a picture came, or that it is expected within `expected_s` seconds, before which nobody can claim it.
-        False: this request_id is known already, and nothing has changed."""
+        """Record that a picture came, or that it is expected within `expected_s` seconds: nobody can claim it before it
+        arrives. False: this request_id is known already, and nothing has changed."""
         due = self._now() + timedelta(seconds=expected_s) if expected_s is not None else None
         row = self._arrived(request_id, arrival) | {"status": "pending", "claimed_until": due}
         statement = self._insert(results).values(row).on_conflict_do_nothing(index_elements=["request_id"])
         return bool(self._run(statement.returning(results.c.id)))
 
+    def arrive(self, request_id: str, *, version: str | None = None, image_name: str | None = None) -> bool:
+        """Record that the picture that was expected has come, so that it can be claimed. False: it came before, or nobody
+        waits for it any longer; nothing has changed. version: of the stored object."""
+        known = sa.and_(results.c.request_id == request_id, _EXPECTED)
+        named = {name: value for name, value in (("object_version", version), ("image_name", image_name)) if value is not None}
+        return bool(self._run(sa.update(results).where(known).values(named | {"claimed_until": None}).returning(results.c.id)))
+
+    def late(self, limit: int, again_s: float) -> list[Record]:
+        """Up to `limit` pictures, oldest first, that were expected by now; each is named again after `again_s` seconds at the
+        earliest, to whoever asks."""
+        return self._held(sa.and_(_EXPECTED, results.c.claimed_until < self._now()), limit, again_s, {})
+
     def claim(self, limit: int, lease_s: float) -> list[Record]:
-        """Take up to `limit` pending pictures, oldest first, for `lease_s` seconds; then others may take them again.
+        """Take up to `limit` pending pictures that have come, oldest first, for `lease_s` seconds; then others may take them
+        again.
 
         No two callers ever hold the same one. Each claim counts in `attempts`, so that the caller can give up.
         """
-        now = self._now()
-        free = sa.or_(results.c.claimed_until.is_(None), results.c.claimed_until < now)
-        due = (sa.select(results.c.id).where(results.c.status == "pending", free).order_by(results.c.id).limit(limit)
-               .with_for_update(skip_locked=True).cte("due"))  # FOR UPDATE keeps PostgreSQL from running it twice
-        statement = (sa.update(results).where(results.c.id.in_(sa.select(due.c.id)))
-                     .values(claimed_until=now + timedelta(seconds=lease_s), attempts=results.c.attempts + 1))
-        return sorted(self._records(statement.returning(results)), key=lambda record: record.id)
+        over = sa.and_(results.c.attempts > 0, results.c.claimed_until < self._now())
+        free = sa.and_(results.c.status == "pending", sa.or_(results.c.claimed_until.is_(None), over))
+        return self._held(free, limit, lease_s, {"attempts": results.c.attempts + 1})
+
+    def defer(self, request_id: str, pause_s: float) -> None:
+        """Let a pending picture that is held be due, or late, in `pause_s` seconds."""
+        held = sa.and_(results.c.request_id == request_id, results.c.status == "pending", results.c.claimed_until.is_not(None))
+        until = self._now() + timedelta(seconds=pause_s)
+        self._run(sa.update(results).where(held).values(claimed_until=until).returning(results.c.id))
 
     def release_claims(self) -> int:
         """End all leases; returns how many. For the start of the only server on this database: a claim that a killed
         process left behind need not be waited for."""
-        held = sa.and_(results.c.status == "pending", results.c.claimed_until.is_not(None))
+        held = sa.and_(results.c.status == "pending", results.c.attempts > 0, results.c.claimed_until.is_not(None))
         return len(self._run(sa.update(results).where(held).values(claimed_until=None).returning(results.c.id)))
+
+    def add_settled(self, request_id: str, arrival: Arrival, outcome: Outcome) -> int:
+        """Record a picture together with what it came to; returns the row's id. The request_id is a new one."""
+        row = self._arrived(request_id, arrival) | _settled(outcome) | {"finished_at": self._now()}
+        return int(self._run(self._insert(results).values(row).returning(results.c.id))[0].id)
 
     def finish(self, request_id: str, outcome: Outcome, *, arrival: Arrival | None = None, make: bool = True) -> bool:
         """Save the outcome, once: pending or stalled becomes done or failed.
@@ -329,6 +358,10 @@ class Results:
     def get(self, request_id: str) -> Record | None:
         """The record of this request_id, or None."""
         return self.get_all([request_id]).get(request_id)
+
+    def get_numbered(self, row_id: int) -> Record | None:
+        """The record of this id, or None."""
+        return next(iter(self._records(sa.select(results).where(results.c.id == row_id))), None)
 
     def get_all(self, request_ids: Sequence[str]) -> dict[str, Record]:
         """The records of those request_ids that are known."""
@@ -380,7 +413,8 @@ class Results:
         labels = self._run(sa.select(c.predicted_label.label("label"), count).where(c.predicted_label.is_not(None))
                            .group_by(c.predicted_label).order_by(count.desc(), c.predicted_label))
         return {"total_predictions": by_status["done"], "label_distribution": [dict(row._mapping) for row in labels],
-                "by_status": by_status, "latency": self._latency(bucket_s), "accuracy": self._accuracy()}
+                "by_status": by_status, "latency": self._latency(bucket_s), "accuracy": self._accuracy(),
+                "confusion": self._confusion()}
 
     def backlog(self) -> Backlog:
         """What waits for an outcome. A picture that is expected, and has not come yet, does not wait."""
@@ -414,6 +448,22 @@ class Results:
         both = sa.and_(c.true_label.is_not(None), c.predicted_label.is_not(None))
         row = self._run(sa.select(sa.func.count().label("n"), right).where(both))[0]
         return {"n": row.n, "correct": row.correct, "accuracy": row.correct / row.n if row.n else None}
+
+    def _confusion(self) -> list[dict[str, Any]]:
+        """How often each true label was answered with each label: the CONFUSION_PAIRS that are most frequent."""
+        c, count = results.c, sa.func.count().label("count")
+        both = (c.true_label.is_not(None), c.predicted_label.is_not(None))
+        rows = self._run(sa.select(c.true_label, c.predicted_label, count).where(*both).group_by(c.true_label, c.predicted_label)
+                         .order_by(count.desc(), c.true_label, c.predicted_label).limit(CONFUSION_PAIRS))
+        return [{"true_label": true, "predicted_label": predicted, "count": n} for true, predicted, n in rows]
+
+    def _held(self, which: sa.ColumnElement[bool], limit: int, for_s: float, counted: dict[str, Any]) -> list[Record]:
+        """Put the oldest rows aside for `for_s` seconds, in one statement."""
+        found = (sa.select(results.c.id).where(which).order_by(results.c.id).limit(limit)
+                 .with_for_update(skip_locked=True).cte("due"))  # FOR UPDATE keeps PostgreSQL from running it twice
+        statement = (sa.update(results).where(results.c.id.in_(sa.select(found.c.id)))
+                     .values(counted | {"claimed_until": self._now() + timedelta(seconds=for_s)}))
+        return sorted(self._records(statement.returning(results)), key=lambda record: record.id)
 
     def _arrived(self, request_id: str, arrival: Arrival) -> dict[str, Any]:
         return asdict(arrival) | {"request_id": request_id, "created_at": arrival.created_at or self._now()}

@@ -71,7 +71,12 @@ class Settings:
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
     threads: ONNX Runtime's threads for one inference. workers: inferences at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
-    api_keys: any of them opens every route; none leaves the door open. metrics_key: opens /metrics alone.
+    batch_files, batch_bytes: of one batch, all of its pictures together.
+    max_connections: at the same time; past them, idle ones are closed, and then new ones are told to come back.
+    api_keys, api_keys_file (one a line, read anew when it changes): any of them opens every route; none leaves the door open.
+    metrics_key: opens /metrics alone.
+    rate_per_s, rate_burst: how many requests a key has in a second, and at once (default: a second's); 0: as many as it likes.
+    form_secret: signs the forms of POST /uploads (default: made once, in var_dir). public_url: where clients reach this server.
     cors_origins: pages that may call.
     stage: what a Lambda function's logs and metrics are told apart by.
     database_auth: "password" (in database_url) or "iam" (a token of AWS); database_ca: file of the certificates that vouch
@@ -94,10 +99,19 @@ class Settings:
     threads: int = _variable("SHUTTERLESS_THREADS", _integer(1, 256), 1)
     workers: int = _variable("SHUTTERLESS_WORKERS", _integer(1, 1_024), 0)
     max_waiting: int = _variable("SHUTTERLESS_MAX_WAITING", _integer(1, 100_000), 64)
+    max_connections: int = _variable("SHUTTERLESS_MAX_CONNECTIONS", _integer(1, 1_000_000), 4_096)
+    batch_files: int = _variable("SHUTTERLESS_BATCH_FILES", _integer(1, 500), 500)
+    batch_bytes: int = _variable("SHUTTERLESS_BATCH_BYTES", _integer(1, 10_000_000_000), 500_000_000)
     api_keys: tuple[str, ...] = _variable(
         "SHUTTERLESS_API_KEYS", _listed("keys of printable ASCII without spaces, separated by commas", "[!-~]+"), (),
         secret=True)
     metrics_key: str | None = _variable("SHUTTERLESS_METRICS_KEY", _text("printable ASCII without spaces", "[!-~]+"), secret=True)
+    api_keys_file: Path | None = _variable("SHUTTERLESS_API_KEYS_FILE", Path)  # noqa: RUF009
+    rate_per_s: int = _variable("SHUTTERLESS_RATE_PER_S", _integer(0, 1_000_000), 0)
+    rate_burst: int = _variable("SHUTTERLESS_RATE_BURST", _integer(0, 1_000_000), 0)
+    form_secret: str | None = _variable("SHUTTERLESS_FORM_SECRET", _text("at least 32 characters", ".{32,}"), secret=True)
+    public_url: str | None = _variable("SHUTTERLESS_PUBLIC_URL", _text("an address like https://example.org",
+                                                                       r"https?://[^\s?#@]+"))
     cors_origins: tuple[str, ...] = _variable(
         "SHUTTERLESS_CORS_ORIGINS",
         _listed("exact origins like https://example.org, separated by commas", r"https?://[^\s/*?#@]+"), ())

@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from shutterless.bodies import Submission
@@ -76,6 +77,12 @@ class Announcement:
 
         return Arrival(task=self.task, object_key=self.key(request_id), content_type=self.format.content_type,
                        true_label=self.true_label)
+
+
+def form_answer(announced: Announcement, request_id: str, form: Mapping[str, Any], expires_at: datetime) -> dict[str, Any]:
+    """The body of the 201: `form` is {url, fields}, with which the picture can be sent until `expires_at`."""
+    return {"request_id": request_id, "url": form["url"], "fields": form["fields"],
+            "expires_at": expires_at.isoformat(timespec="seconds").replace("+00:00", "Z"), "max_bytes": announced.size_bytes}
 
 
 def read_upload(submission: Submission, asked: Mapping[str, str | None]) -> Upload:

@@ -13,7 +13,7 @@ ARRIVAL = ("request_id, task, status, image_name, object_key, object_version, co
 RIGHTS = {
     "shutterless_upload": (f"INSERT ({ARRIVAL})", "SELECT (id, request_id, status)", f"UPDATE ({EXPIRE})"),
     "shutterless_infer": ("SELECT", "INSERT", "UPDATE"),
-    "shutterless_query": ("SELECT", "DELETE", f"UPDATE ({EXPIRE}, attempts)"),
+    "shutterless_query": ("SELECT", "DELETE", f"UPDATE ({EXPIRE})"),
 }
 _MAKERS = ("shutterless_upload", "shutterless_infer")  # of rows, so of ids
 _IAM = "rds_iam"  # https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.DBAccounts.html

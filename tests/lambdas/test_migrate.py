@@ -193,9 +193,9 @@ def test_a_deploy_that_is_rolled_back_leaves_a_newer_schema_as_it_is(database):
 NOTE = ErrorNote(title="t", detail="d")
 ALLOWED = {
     "upload": {"add_pending", "expire", "stall"},
-    "infer": {"add_pending", "expire", "finish", "stall", "get", "get_all", "count_duplicate", "count_attempt", "claim", "page",
-              "stats"},
-    "query": {"expire", "stall", "get", "get_all", "delete", "claim", "count_attempt", "page", "stats"},
+    "infer": {"add_pending", "expire", "finish", "stall", "get", "get_all", "count_duplicate", "count_attempt", "claim", "late",
+              "defer", "page", "stats"},
+    "query": {"expire", "stall", "get", "get_all", "delete", "late", "defer", "page", "stats"},
 }
 
 
@@ -205,6 +205,7 @@ def test_a_role_may_do_what_its_function_does_and_nothing_else(database, functio
     results = open_results(database.replace("//postgres:@", f"//shutterless_{function}:@"))
     calls = {"add_pending": ("a", Arrival()), "expire": ("a", NOTE), "finish": ("a", Outcome()), "stall": ("b", NOTE),
              "get": ("a",), "get_all": (["a"],), "count_duplicate": ("a",), "count_attempt": ("a",), "claim": (1, 1.0),
+             "late": (1, 1.0), "defer": ("a", 1.0),
              "page": (), "stats": (), "delete": ("a",)}
     may = set()
     for name, arguments in calls.items():

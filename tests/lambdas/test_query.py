@@ -156,9 +156,11 @@ def test_a_deleted_result_is_gone_with_its_picture(call, filled, container):
 def test_stats_have_the_fields_of_the_on_prem_door(call, filled):
     status, _, stats = call("GET", "/stats?bucket=60")
     assert status == 200
-    assert set(stats) == {"total_predictions", "label_distribution", "by_status", "latency", "accuracy", "system_resources"}
+    assert set(stats) == {"total_predictions", "label_distribution", "by_status", "latency", "accuracy", "confusion",
+                          "system_resources"}
     assert stats["total_predictions"] == 3
     assert stats["accuracy"] == {"n": 3, "correct": 2, "accuracy": 2 / 3}
+    assert sum(pair["count"] for pair in stats["confusion"]) == 3
     assert set(stats["system_resources"]) == {"cpu_percent", "process_rss_bytes", "load_1m"}
     assert stats["system_resources"]["process_rss_bytes"] > 10_000_000
     assert 0 <= stats["system_resources"]["cpu_percent"] <= 100
@@ -170,6 +172,19 @@ def test_pages_and_stats_know_of_pictures_that_never_came(call, owner):
     owner.add_pending("soon", Arrival(object_key="uploads/classify/soon.jpg"), expected_s=60)
     assert call("GET", "/stats")[2]["by_status"] == {"pending": 1, "done": 0, "failed": 25, "stalled": 0}
     assert ids_of(call("GET", "/results?status=pending")) == ["soon"]
+
+
+def test_a_store_that_does_not_say_whether_a_late_picture_came_fails_no_question(call, owner, s3):
+    for number in range(3):
+        owner.add_pending(f"late{number}", Arrival(object_key=f"uploads/classify/{uuid.uuid4()}.jpg"), expected_s=-1)
+    s3.faults.extend(["503"] * 9)
+    assert len(ids_of(call("GET", "/results?status=pending"))) == 3
+    assert s3.faults  # it asked about one of them, and then no more
+    s3.faults.clear()
+    assert call("GET", "/stats")[2]["by_status"]["pending"] == 3
+    with owner._engine.connect() as connection:
+        connection.exec_driver_sql("UPDATE results SET claimed_until = now() - interval '1 s'")
+    assert call("GET", "/stats")[2]["by_status"] == {"pending": 0, "done": 0, "failed": 3, "stalled": 0}
 
 
 def test_a_database_that_is_away_is_worth_another_try(settings_of, open_storage, rest_event, context):

@@ -10,7 +10,8 @@ def test_with_keys_set_every_route_but_the_page_and_health_wants_one(open_door, 
     assert client.get("/").status_code == client.get("/health").status_code == 200
     for method, path in (("GET", "/results"), ("GET", "/stats"), ("GET", "/models"), ("GET", "/docs"), ("GET", "/nope"),
                          ("GET", "/openapi.json"), ("POST", "/predict"), ("POST", "/upload-image"), ("HEAD", "/docs"),
-                         ("DELETE", "/results/x"), ("GET", "/results/x/image"), ("OPTIONS", "/results")):
+                         ("DELETE", "/results/x"), ("POST", "/upload"), ("POST", "/upload_batch"), ("POST", "/uploads"),
+                         ("GET", "/uploads/form/x"), ("GET", "/health/x"), ("GET", "/results/x/image"), ("OPTIONS", "/results")):
         for key in (None, "", "first", "first-key2", "FIRST-KEY", "ключ".encode()):
             answer = client.request(method, path, headers={} if key is None else {"x-api-key": key})
             assert answer.status_code == 403
@@ -32,6 +33,16 @@ def test_only_the_origins_that_are_set_may_call_from_a_page(open_door) -> None:
     refused = client.post("/predict", headers={"origin": ORIGIN})
     assert refused.status_code == 403
     assert refused.headers["access-control-allow-origin"] == ORIGIN  # or the page could not read why
+
+
+def test_the_page_s_development_server_may_call_where_a_setting_says_so(open_door) -> None:
+    vite = "http://localhost:5173"
+    client = open_door(cors_origins=(vite,))
+    for path in ("/upload_batch", "/uploads", "/uploads/form", "/results/x"):
+        ask = {"origin": vite, "access-control-request-method": "DELETE" if path == "/results/x" else "POST"}
+        assert client.options(path, headers=ask).headers["access-control-allow-origin"] == vite
+    for other in ("http://localhost:5174", "http://127.0.0.1:5173", "https://localhost:5173"):
+        assert "access-control-allow-origin" not in client.get("/health", headers={"origin": other}).headers
 
 
 def test_without_origins_no_page_may_call(client) -> None:

@@ -107,3 +107,44 @@ def test_a_connection_that_is_kept_open_between_requests_is_not_waiting_for_a_he
         time.sleep(1)
         assert client.get("/models").status_code == first.status_code == 200
         assert client.get("/models").extensions["network_stream"] is first.extensions["network_stream"]
+
+
+def test_a_thousand_idle_connections_keep_nobody_out(start) -> None:
+    url = start(SHUTTERLESS_MAX_CONNECTIONS=900).url()
+    with contextlib.ExitStack() as stack:
+        for _ in range(1000):
+            stack.enter_context(connected(url))
+        for _ in range(5):
+            assert httpx.get(f"{url}/health", timeout=30).status_code == 200
+
+
+def test_past_the_limit_busy_connections_stay_and_new_ones_are_told_to_come_back(start, jpeg) -> None:
+    url, picture = start(SHUTTERLESS_MAX_CONNECTIONS=2).url(), jpeg()
+    head = b"POST /predict HTTP/1.1\r\nHost: door\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(picture)
+    with connected(url) as first, connected(url) as second:
+        for busy in (first, second):
+            busy.sendall(head + picture[:1])
+        time.sleep(0.5)  # both heads are read
+        with connected(url) as third:
+            received = all_of(third)
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1" in received
+        for busy in (first, second):
+            busy.sendall(picture[1:])
+            assert all_of(busy).startswith(b"HTTP/1.1 200 ")
+    assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_who_does_not_read_an_answer_is_hung_up_on(open_door, draw, encode, monkeypatch) -> None:
+    monkeypatch.setattr("onprem.heads.READ_S", 0.3)
+    client = open_door()
+    large = encode(draw((3000, 2000)), "BMP")  # 18 MB, more than the system takes for both sides
+    request_id = client.post("/upload", content=large).json()["request_id"]
+    with connected(str(client.base_url).rstrip("/")) as lazy:
+        lazy.sendall(f"GET /results/{request_id}/image HTTP/1.1\r\nHost: door\r\n\r\n".encode())
+        time.sleep(3)
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            received = all_of(lazy)
+        assert len(received) < len(large)
+    assert client.get(f"/results/{request_id}/image").content == large

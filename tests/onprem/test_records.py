@@ -59,10 +59,19 @@ def test_stats_count_labels_accuracy_latency_and_this_machine(filled) -> None:
     stats = client.get("/stats?bucket=60").json()
     assert stats["total_predictions"] == 3
     assert stats["accuracy"] == {"n": 3, "correct": 2, "accuracy": 2 / 3}
+    assert sorted((pair["true_label"], pair["predicted_label"], pair["count"]) for pair in stats["confusion"]) == [
+        ("blue", "blue", 1), ("red", "green", 1), ("red", "red", 1)]
     assert sorted(entry["label"] for entry in stats["label_distribution"]) == ["blue", "green", "red"]
     assert sum(entry["count"] for entry in stats["latency"]) == 3
     assert stats["system_resources"]["process_rss_bytes"] > 10_000_000
     assert 0 <= stats["system_resources"]["cpu_percent"] <= 100
+
+
+def test_a_result_is_found_by_its_number(filled) -> None:
+    client, ids = filled
+    for record in client.get("/results").json()["results"]:
+        assert ids_of(client.get("/results", params={"id": record["id"]})) == [record["request_id"]]
+    assert ids_of(client.get("/results?id=&limit=1")) == ids[2:]  # a form left empty
 
 
 def test_a_pending_result_says_when_to_ask_again(open_door, jpeg) -> None:

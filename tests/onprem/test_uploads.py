@@ -4,6 +4,8 @@ from typing import Any
 import httpx
 import pytest
 
+from shutterless.errors import Unavailable
+
 
 def test_an_upload_is_answered_by_its_record(client: httpx.Client, jpeg: Callable[..., bytes], settle: Any) -> None:
     receipt = client.post("/upload-image", files={"file": ("tile.jpg", jpeg("green"))}, data={"true_label": "green"})
@@ -117,3 +119,62 @@ def test_uploads_are_answered_503_while_the_database_is_out_of_reach(open_door, 
     assert health.status_code == 200
     assert health.json()["ready"] is False
     assert health.json()["checks"] == {"model": "ok", "storage": "opening"}
+    assert client.get("/health/live").json() == {"status": "ok"}
+    unready = client.get("/health/ready")
+    assert (unready.status_code, unready.headers["retry-after"]) == (503, "1")
+    assert "storage" in unready.json()["detail"]
+
+
+def test_an_upload_that_waits_is_answered_when_picture_and_row_are_kept(open_door, jpeg, database_url) -> None:
+    client = open_door(database_url=database_url)
+    answer = client.post("/upload", files={"file": ("tile.jpg", jpeg("green"))}, data={"true_label": "red"})
+    assert answer.status_code == 200
+    said = answer.json()
+    assert (said["filename"], said["predicted_label"], said["true_label"]) == ("tile.jpg", "green", "red")
+    assert said["request_id"] == answer.headers["x-request-id"]
+    assert said["latency_ms"] >= said["inference_ms"] > 0
+    assert said["resources"]["process_rss_bytes"] > 10_000_000
+    record = client.get("/results", params={"id": said["prediction_id"]}).json()["results"][0]
+    assert record == client.get(answer.headers["location"]).json()["results"][0]
+    assert (record["status"], record["confidence"], record["id"]) == ("done", said["confidence"], said["prediction_id"])
+    assert client.get(f"/results/{said['request_id']}/image").content == jpeg("green")
+    at_once = client.post("/predict", content=jpeg("green")).json()
+    assert (at_once["confidence"], at_once["top"]) == (record["confidence"], record["top"])
+    assert client.get("/results?id=999999").status_code == 404
+    for wrong in ("0", "x", "-1", "9" * 30):
+        assert client.get("/results", params={"id": wrong}).json()["detail"].startswith("id: ")
+
+
+@pytest.mark.parametrize(("picture", "status"), [(b"no picture", 400), (b"", 400), ("cut", 400), (b"%PDF-1.4", 415)])
+def test_an_upload_that_waits_keeps_nothing_of_what_is_no_picture(open_door, jpeg, tmp_path, picture, status: int) -> None:
+    client = open_door()
+    picture = jpeg()[:300] if picture == "cut" else picture
+    assert client.post("/upload", files={"file": ("a.jpg", picture)}).status_code == status
+    assert client.get("/results").json()["count"] == 0
+    assert [path for path in (tmp_path / "var" / "objects").rglob("*") if path.is_file()] == []
+
+
+def test_no_upload_is_answered_whose_row_is_not_kept(open_door, jpeg, monkeypatch, tmp_path) -> None:
+    client = open_door()
+    client.get("/results")  # answers when the database is open
+
+    def away(*_: object) -> int:
+        raise Unavailable("The database does not answer. Try again in a moment.")
+
+    monkeypatch.setattr(client.door.storage.results, "add_settled", away)
+    answer = client.post("/upload", content=jpeg())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    batch = client.post("/upload_batch", files=[("files", ("a.jpg", jpeg()))])
+    assert batch.json() == {"results": [], "failed": [{"filename": "a.jpg", "error": answer.json()["detail"]}]}
+    assert not list(tmp_path.rglob("*.jpg"))
+
+
+def test_pictures_in_s3_are_kept_by_every_way(open_door, jpeg, bucket, settle) -> None:
+    client = open_door(objects_url=f"s3://{bucket}/here")
+    at_once = client.post("/upload", content=jpeg("blue")).json()
+    several = client.post("/upload_batch", files=[("files", ("a.jpg", jpeg("red"))), ("files", ("b.jpg", jpeg("green")))]).json()
+    form = client.post("/uploads", json={"content_type": "image/jpeg", "size_bytes": len(jpeg("red"))}).json()
+    assert client.post(form["url"], data=form["fields"], files={"file": jpeg("red")}).status_code == 204
+    assert settle(client, form["request_id"])["predicted_label"] == "red"
+    for said in (at_once, *several["results"]):
+        assert client.get(f"/results/{said['request_id']}/image").content == jpeg(said["predicted_label"])

@@ -25,7 +25,7 @@ def worker(storage, models_dir):
     """A worker whose leases end at once."""
     with ThreadPoolExecutor(2) as compute:
         worker = Worker(storage=storage, shelf=Shelf(Settings(model="colours", models_dir=models_dir)), compute=compute,
-                        limits=Limits(), batch=2, lease_s=0.01, poll_s=0.02)
+                        limits=Limits(), batch=2, lease_s=0.01, poll_s=0.02, retry_s=0.001)
         yield worker
         worker.stop()
 
@@ -150,3 +150,47 @@ def test_stopping_finishes_what_was_taken(storage, worker, jpeg, monkeypatch) ->
     go_on.set()
     stopping.join(10)
     assert storage.results.get("last").status == "done"
+
+
+def test_the_pauses_between_tries_grow_and_a_terminal_state_stays(storage, models_dir, jpeg, monkeypatch) -> None:
+    pauses, defer = [], storage.results.defer
+    monkeypatch.setattr(storage.results, "defer", lambda request_id, pause_s: pauses.append(pause_s) or defer(request_id, 0))
+    monkeypatch.setattr(storage.objects, "get", lambda *key: 1 / 0)
+    add(storage, "stuck", jpeg())
+    with ThreadPoolExecutor(1) as compute:
+        worker = Worker(storage=storage, shelf=Shelf(Settings(model="colours", models_dir=models_dir)), compute=compute,
+                        limits=Limits(), batch=1, poll_s=0.02)
+        worker.start()
+        assert settled(storage, "stuck").status == "stalled"
+        worker.wake()
+        time.sleep(0.2)
+        worker.stop()
+    assert pauses == [5, 20, 80, 320]
+    assert (storage.results.get("stuck").status, storage.results.get("stuck").attempts) == ("stalled", MAX_ATTEMPTS)
+
+
+@pytest.mark.parametrize("held_at", ["get", "finish"])
+def test_a_result_that_is_deleted_while_the_worker_holds_it_stays_gone(storage, worker, jpeg, monkeypatch, held_at) -> None:
+    """Before its picture is read, and after."""
+    from shutterless import records
+
+    reached, go_on = threading.Event(), threading.Event()
+    owner = storage.objects if held_at == "get" else storage.results
+    do = getattr(owner, held_at)
+
+    def wait_and_do(*arguments: object, **more: object) -> object:
+        reached.set()
+        go_on.wait(10)
+        return do(*arguments, **more)
+
+    monkeypatch.setattr(owner, held_at, wait_and_do)
+    add(storage, "held", jpeg())
+    add(storage, "next", jpeg())
+    worker.start()
+    assert reached.wait(10)
+    records.forget(storage.results, storage.objects, "held")
+    go_on.set()
+    assert settled(storage, "next").status == "done"
+    worker.stop()
+    assert storage.results.get("held") is None
+    assert not storage.objects.has("uploads/classify/held.jpg")

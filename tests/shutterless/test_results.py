@@ -73,11 +73,56 @@ def test_an_outcome_is_saved_to_the_last_digit(results, clock):
     assert record.created_at == clock.time - timedelta(seconds=2)
 
 
-def test_a_picture_that_is_expected_cannot_be_claimed_before_its_time(results, clock):
+def test_a_picture_that_is_expected_can_be_claimed_when_it_has_come_and_not_before(results, clock):
     results.add_pending("form", UPLOAD, expected_s=900)
     assert results.claim(5, 60) == []
+    assert results.release_claims() == 0  # as a server does that starts
     clock.forward(901)
-    assert [record.request_id for record in results.claim(5, 60)] == ["form"]
+    assert results.claim(5, 60) == []
+    assert results.arrive("form", version="v1", image_name="tile.jpg")
+    assert not results.arrive("form", version="v2")  # the first one wins
+    claimed = results.claim(5, 60)
+    assert [(record.request_id, record.object_version, record.image_name) for record in claimed] == [("form", "v1", "tile.jpg")]
+    assert not results.arrive("form")
+    results.finish("form", FOREST)
+    assert not results.arrive("form")
+    assert not results.arrive("nobody")
+
+
+def test_a_picture_is_late_when_its_time_is_over_and_is_named_once_in_a_while(results, clock):
+    results.add_pending("form", UPLOAD, expected_s=900)
+    results.add_pending("came", UPLOAD)
+    assert results.late(5, 60) == []
+    clock.forward(901)
+    assert [record.request_id for record in results.late(5, 60)] == ["form"]
+    assert results.late(5, 60) == []
+    clock.forward(61)
+    assert [record.request_id for record in results.late(5, 60)] == ["form"]
+    results.defer("form", 10)
+    assert results.late(5, 60) == []
+    clock.forward(11)
+    assert [record.request_id for record in results.late(5, 60)] == ["form"]
+
+
+def test_a_claim_is_deferred_until_its_pause_is_over(results, clock):
+    results.add_pending("a", UPLOAD)
+    results.claim(1, 3600)
+    results.defer("a", 20)
+    clock.forward(19)
+    assert results.claim(1, 30) == []
+    clock.forward(2)
+    assert results.claim(1, 30)[0].attempts == 2
+    results.finish("a", FOREST)
+    results.defer("a", 0)
+    clock.forward(1)
+    assert results.claim(1, 30) == []  # what is finished stays so
+
+
+def test_a_picture_that_is_answered_at_once_is_one_row_with_its_number(results):
+    number = results.add_settled("a", UPLOAD, FOREST)
+    assert results.get_numbered(number) == results.get("a")
+    assert (results.get("a").status, results.get("a").predicted_label) == ("done", "Forest")
+    assert results.get_numbered(number + 1) is None
 
 
 def test_a_picture_that_never_came_is_failed_once_and_only_while_it_is_pending(results):
@@ -374,7 +419,7 @@ def test_statistics_of_nothing_are_zeros(results):
     assert results.stats() == {
         "total_predictions": 0, "label_distribution": [],
         "by_status": {"pending": 0, "done": 0, "failed": 0, "stalled": 0},
-        "latency": [], "accuracy": {"n": 0, "correct": 0, "accuracy": None}}
+        "latency": [], "accuracy": {"n": 0, "correct": 0, "accuracy": None}, "confusion": []}
 
 
 def test_statistics_count_labels_states_and_right_answers(results):
