@@ -51,13 +51,8 @@ def sections(estimate: Estimate) -> dict[str, tuple[str, list[Line]]]:
 
 def print_estimate(estimate: Estimate) -> None:
     """For people: the result first, then what it is made of."""
-    from infra.cost import total
-
-    parts, prices = sections(estimate), estimate.prices
-    print(f"Stage {estimate.stage.name}, {prices.region}, prices of {prices.as_of} (infra/prices.json), in US dollars.\n")
-    for title, lines in parts.values():
-        print(f"{title + ':':<58}{total(lines):>10,.2f}")
-    for title, lines in parts.values():
+    print_totals(estimate)
+    for title, lines in sections(estimate).values():
         print(f"\n{title}")
         print_table(("what", "quantity", "price", "dollars"),
                     [(line.what, f"{line.quantity:,.6g}" if line.quantity < 1 else f"{line.quantity:,.0f}", line.price,
@@ -65,6 +60,16 @@ def print_estimate(estimate: Estimate) -> None:
     print("\nAssumed")
     print_table(("what", "value", "why"),
                 [(name, f"{one.value:g} {one.unit}", one.reason) for name, one in estimate.assumed.items()])
+
+
+def print_totals(estimate: Estimate) -> None:
+    """The result, one line each."""
+    from infra.cost import total
+
+    prices = estimate.prices
+    print(f"Stage {estimate.stage.name}, {prices.region}, prices of {prices.as_of} (infra/prices.json), in US dollars.\n")
+    for title, lines in sections(estimate).values():
+        print(f"{title + ':':<58}{total(lines):>10,.2f}")
 
 
 def to_json_dict(estimate: Estimate) -> dict[str, object]:

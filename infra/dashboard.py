@@ -142,9 +142,10 @@ class Rows:
         second, call = self._prices[f"lambda_{stage.architecture}"].usd, self._prices["lambda_request"].usd
         return cloudwatch.MathExpression(
             expression=f"1000 * (billed / 1000 * {gb:.6f} * {second:.10f} + calls * {call:.10f}) / predictions",
-            label="US dollars", period=HOUR, using_metrics={"billed": signals.reported(worker, "BilledDuration", "Sum", period=HOUR),
-                                        "calls": worker.function.metric_invocations(statistic="Sum", period=HOUR),
-                                        "predictions": signals.ours("Predictions", worker.name, period=HOUR)})
+            label="US dollars", period=HOUR, using_metrics={
+                "billed": signals.reported(worker, "BilledDuration", "Sum", period=HOUR),
+                "calls": worker.function.metric_invocations(statistic="Sum", period=HOUR),
+                "predictions": signals.ours("Predictions", worker.name, period=HOUR)})
 
     def _last_errors(self) -> list[Row]:
         names = [worker.log_group.log_group_name for worker in self._all]
