@@ -146,7 +146,8 @@ class Alarms(Construct):
         """Above the threshold (`less`: below), in as many periods of five minutes. Silence is no alarm: nobody may be asking."""
         alarm = cloudwatch.Alarm(
             self, name, metric=metric, threshold=threshold, evaluation_periods=times,
-            comparison_operator=_LESS if less else _MORE, alarm_description=says, treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING)
+            comparison_operator=_LESS if less else _MORE, alarm_description=says,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING)
         alarm.add_alarm_action(actions.SnsAction(self.topic))
         alarm.add_ok_action(actions.SnsAction(self.topic))
         self.all.append(alarm)
