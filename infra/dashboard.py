@@ -42,9 +42,7 @@ class Rows:
         """From top to bottom."""
         stage = self._stage.name
         return [
-            [_text(f"# Shutterless {stage}\nRead from top to bottom. An alarm's description says what to do first. Beside this "
-                   f"page: `shutterless logs {stage}`, `shutterless redrive {stage}`, `shutterless cost {stage}`, "
-                   f"`shutterless psql {stage} \"select ...\"`.", height=2)],
+            [_text(f"# Shutterless {stage}\nRead from top to bottom. An alarm's description says what to do first.", height=2)],
             [cloudwatch.AlarmStatusWidget(title="Is anything wrong?", alarms=list(alarms), width=WIDTH, height=4)],
             *self._traffic(), *self._errors(), *self._latency(), *self._functions(), *self._queue(), *self._postgres(),
             *self._answers(), *self._money(), *self._last_errors()]
