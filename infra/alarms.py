@@ -81,8 +81,8 @@ class Alarms(Construct):
             using_metrics={"errors": signals.of_function(worker, "Errors", "Sum"),
                            "calls": signals.of_function(worker, "Invocations", "Sum")})
         self._alarm(f"{title}Errors", share, ERROR_PERCENT, times=2, says=(
-            f"More than {ERROR_PERCENT} % of the calls of {name} end in an error. Look at the last errors, at the dashboard's end: "
-            "a time-out or a lack of memory stands there as such. After a deploy, deploy the version before."))
+            f"More than {ERROR_PERCENT} % of the calls of {name} end in an error. Look at the last errors, at the dashboard's "
+            "end: a time-out or a lack of memory stands there as such. After a deploy, deploy the version before."))
         slowest = signals.of_function(worker, "Duration", "p99")
         self._alarm(f"{title}Slow", slowest, 1000 * NEAR_TIMEOUT * timeout_s, times=3, says=(
             f"The slowest hundredth of the calls of {name} takes more than {NEAR_TIMEOUT:.0%} of its timeout of {timeout_s} s. "
@@ -102,17 +102,17 @@ class Alarms(Construct):
             "comes than it can do: raise queue_concurrency in infra/stages.py. Nothing is lost meanwhile."))
         dead = signals.of_queue(queue.dead_letters, "ApproximateNumberOfMessagesVisible", "Maximum", "dead letters")
         self._alarm(f"{task.title()}DeadLetters", dead, 0, says=(
-            f"Pictures were given up after {self._stage.max_receives} deliveries, and are kept for 14 days. Look at the last errors, "
-            "at the dashboard's end, and mend their cause. Then send them back: aws sqs start-message-move-task --source-arn "
-            f"{queue.dead_letters.queue_arn}"))
+            f"Pictures were given up after {self._stage.max_receives} deliveries, and are kept for 14 days. Look at the last "
+            "errors, at the dashboard's end, and mend their cause. Then send them back: aws sqs start-message-move-task "
+            f"--source-arn {queue.dead_letters.queue_arn}"))
 
     def watch_pictures(self) -> None:
         """What infer itself counts."""
         signals = self._signals
         self._alarm("Stalled", signals.ours("LastChances", "infer"), 0, says=(
-            "Results are marked stalled: their last delivery has begun, and dead letters may follow. Look at the last errors, at the "
-            "dashboard's end, and mend what infer names there, most often the database or the model. The alarm of the dead letters "
-            "says how to send them back."))
+            "Results are marked stalled: their last delivery has begun, and dead letters may follow. Look at the last errors, at "
+            "the dashboard's end, and mend what infer names there, most often the database or the model. The alarm of the dead "
+            "letters says how to send them back."))
         share = cloudwatch.MathExpression(
             expression="100 * duplicates / messages", label="duplicates, % of messages", period=FIVE_MIN,
             using_metrics={"duplicates": signals.ours("Duplicates", "infer"), "messages": signals.ours("Messages", "infer")})
