@@ -80,7 +80,8 @@ class Deployed:
     def _delete(self, stack: str, *, keeps_data: bool, say: Say) -> None:
         say(f"Deleting {stack}")
         cloudformation = self._client("cloudformation")
-        cloudformation.update_termination_protection(StackName=stack, EnableTerminationProtection=False)
+        if cloudformation.describe_stacks(StackName=stack)["Stacks"][0].get("EnableTerminationProtection"):
+            cloudformation.update_termination_protection(StackName=stack, EnableTerminationProtection=False)
         for each in self._resources(stack):
             if each["ResourceType"] == "AWS::S3::Bucket" and not (keeps_data and each["LogicalResourceId"].startswith("Uploads")):
                 self._empty(each["PhysicalResourceId"])

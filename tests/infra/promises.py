@@ -158,7 +158,7 @@ def each_task_has_one_notification_to_its_own_queue(templates, stage):
         ("s3:ObjectCreated:*", [{"Name": "prefix", "Value": "uploads/classify/"}], "ClassifyQueue")]
 
 
-@promise(set_on("Data/Classify/Queue/Policy", "PolicyDocument.Statement.1.Condition", {}))
+@promise(set_on("Data/Classify/Queue/Policy", "PolicyDocument.Statement.1.Condition.StringEquals.aws:SourceAccount", "*"))
 def queues_are_written_by_our_bucket_alone_and_by_tls(templates, stage):
     policy = only(templates["Data"], "SQS::QueuePolicy", "ClassifyQueue")["PolicyDocument"]["Statement"]
     deny, allow = policy
@@ -195,7 +195,7 @@ def a_failed_picture_comes_back_alone_and_the_queue_has_its_limit(templates, sta
     assert source["BatchSize"] == stage.batch
 
 
-@promise(set_on("Data/Network/S3", "VpcEndpointType", "Interface"))
+@promise(set_on("Data/Network/Vpc/S3", "VpcEndpointType", "Interface"))
 def the_network_has_no_way_out_but_the_free_gateway_to_s3(templates, stage):
     kinds = {each["Type"].removeprefix("AWS::EC2::") for each in templates["Data"]["Resources"].values()
              if each["Type"].startswith("AWS::EC2::")}
@@ -207,7 +207,7 @@ def the_network_has_no_way_out_but_the_free_gateway_to_s3(templates, stage):
     assert len(endpoint["RouteTableIds"]) == len(of_type(templates["Data"], "EC2::Subnet")) == 2
 
 
-@promise(set_on("Data/Network/S3", "PolicyDocument.Statement.0.Resource", "*"))
+@promise(set_on("Data/Network/Vpc/S3", "PolicyDocument.Statement.0.Resource", "*"))
 def the_gateway_lets_through_our_buckets_and_answers_to_cloudformation(templates, stage):
     ours, answers = only(templates["Data"], "EC2::VPCEndpoint")["PolicyDocument"]["Statement"]
     assert set(re.findall(r'"(\w+?)[0-9A-F]{8}"', json.dumps(ours["Resource"]))) == {"Uploads", "Models"}

@@ -40,5 +40,5 @@ def broken(synth):
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.name)
 def test_a_broken_promise_is_noticed(broken, promise):
-    with pytest.raises((AssertionError, KeyError)):
+    with pytest.raises((AssertionError, KeyError, TypeError)):
         promise.check(broken, STAGES["dev"])
