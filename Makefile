@@ -6,7 +6,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help local test check images invoke base train export publish bench bench-cold bench-servers lock install-export clean
+.PHONY: help local test check images invoke base synth deploy destroy train export publish bench bench-cold bench-servers lock \
+	install-export clean
 
 BIN := .venv/bin
 MADE := .venv/made
@@ -63,6 +64,15 @@ invoke: $(MADE)/project ## predict in its container, asked once; needs no creden
 base: $(MADE)/project ## a base image for `make images` where no container registry can be reached: Debian, as root
 	@exec $(BIN)/shutterless images base
 
+synth: $(MADE)/cdk ## the CloudFormation templates; needs no credentials and no Docker   [STAGE=dev MODEL=name]
+	@exec $(BIN)/shutterless synth '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+deploy: $(MADE)/cdk ## into your AWS account, and tried there   [STAGE=dev MODEL=name ARGS=--without-page]
+	@exec $(BIN)/shutterless deploy '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+destroy: $(MADE)/cdk ## take it away again   [STAGE=dev CONFIRM=prod]
+	@exec $(BIN)/shutterless destroy '$(or $(STAGE),dev)' $(if $(CONFIRM),--confirm '$(CONFIRM)') $(ARGS)
+
 bench: $(MADE)/bench ## the server's start and its cost per picture, against decode + preprocess + inference   [MODEL=name]
 	@$(BIN)/python -m benchmarks.predict $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
@@ -93,7 +103,7 @@ lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [
 	done
 
 clean: ## remove all that was made: .venv, var (results, pictures, trainings) and caches
-	rm -rf .venv var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv var build dist cdk.out infra/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- Installing -----------------------------------------------------------------------------------------------------
@@ -111,6 +121,11 @@ $(MADE)/project: pyproject.toml $(MADE)/installer
 # Bytecode now: without it the server starts in twice the time, and where PYTHONDONTWRITEBYTECODE is set, every time.
 $(MADE)/onprem $(MADE)/export $(MADE)/infra $(MADE)/bench $(MADE)/dev: $(MADE)/%: requirements/%.txt $(MADE)/project
 	@$(UV_INSTALL) --require-hashes --only-binary :all: --compile-bytecode -r $<
+	@touch $@
+
+# Node comes with the Python packages; npm checks what it gets against the lock.
+$(MADE)/cdk: infra/package-lock.json $(MADE)/infra
+	@cd infra && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent
 	@touch $@
 
 $(MADE)/torch: requirements/torch.txt | $(MADE)/export

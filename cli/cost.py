@@ -51,27 +51,33 @@ def sections(estimate: Estimate) -> dict[str, tuple[str, list[Line]]]:
 
 def print_estimate(estimate: Estimate) -> None:
     """For people: the result first, then what it is made of."""
-    from infra.cost import listed, total
-
-    parts, prices = sections(estimate), estimate.prices
-    print(f"Stage {estimate.stage.name}, {prices.region}, prices of {prices.as_of} (infra/prices.json), in US dollars.\n")
-    for title, lines in parts.values():
-        print(f"{title + ':':<58}{total(lines):>10,.2f}")
-    for title, lines in parts.values():
+    print_totals(estimate)
+    for title, lines in sections(estimate).values():
         print(f"\n{title}")
         print_table(("what", "quantity", "price", "dollars"),
                     [(line.what, f"{line.quantity:,.6g}" if line.quantity < 1 else f"{line.quantity:,.0f}", line.price,
                       f"{line.usd:,.2f}") for line in sorted(lines, key=lambda line: -line.usd)])
     print("\nAssumed")
-    print_table(("what", "value", "why"), [(name, f"{one.value:g} {one.unit}", one.reason) for name, one in listed(estimate.assumed)])
+    print_table(("what", "value", "why"),
+                [(name, f"{one.value:g} {one.unit}", one.reason) for name, one in estimate.assumed.items()])
+
+
+def print_totals(estimate: Estimate) -> None:
+    """The result, one line each."""
+    from infra.cost import total
+
+    prices = estimate.prices
+    print(f"Stage {estimate.stage.name}, {prices.region}, prices of {prices.as_of} (infra/prices.json), in US dollars.\n")
+    for title, lines in sections(estimate).values():
+        print(f"{title + ':':<58}{total(lines):>10,.2f}")
 
 
 def to_json_dict(estimate: Estimate) -> dict[str, object]:
     """For programs: totals by section, lines, assumptions."""
-    from infra.cost import listed, total
+    from infra.cost import total
 
     parts = sections(estimate)
     return {"stage": estimate.stage.name, "region": estimate.prices.region, "as_of": estimate.prices.as_of,
             **{f"{name}_usd": round(total(lines), 4) for name, (_, lines) in parts.items()},
             "lines": {name: [line._asdict() for line in lines] for name, (_, lines) in parts.items()},
-            "assumed": {name: one._asdict() for name, one in listed(estimate.assumed)}}
+            "assumed": {name: one._asdict() for name, one in estimate.assumed.items()}}

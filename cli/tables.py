@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-NUMBERS = {"confidence", "size", "side", "batch", "threads", "n", "quantity", "dollars"}  # columns that end at the right, as those in ms do
+# Columns that end at the right, as those in ms do.
+NUMBERS = {"confidence", "size", "side", "batch", "threads", "n", "quantity", "dollars"}
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from infra.prices import Prices
@@ -27,23 +27,18 @@ class Assumption(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assumptions:
-    """Of one picture, and of the way that it goes."""
-
-    picture_kb: Assumption = Assumption(100, "kB", "a JPEG of 640x480; kept for the month")
-    predict_ms: Assumption = Assumption(35, "ms billed", "ResNet50, int8, 224 px: 30 measured in the container; eurosat-lite0 takes less")
-    upload_ms: Assumption = Assumption(80, "ms billed", "a guess: one PUT to S3, one INSERT")
-    infer_ms: Assumption = Assumption(60, "ms billed", "a guess: predict's work, and a GET from S3")
-    query_ms: Assumption = Assumption(25, "ms billed", "a guess: one SELECT")
-    queries: Assumption = Assumption(1, "a picture", "the result is asked for once, after a while")
-    batch: Assumption = Assumption(2, "messages", "that one call of infer takes from the queue, of those it may")
-    log_kb: Assumption = Assumption(1.5, "kB a call", "our line, Lambda's three, the API's one")
-    metrics: Assumption = Assumption(60, "metrics", "of our own, billed for the hours in which something is counted")
-    images_gb: Assumption = Assumption(0.2, "GB", "both images in the registry, one version of each")
-
-
-USUAL = Assumptions()
+ASSUMED = {
+    "picture": Assumption(100, "kB", "a JPEG of 640x480; kept for the month"),
+    "predict": Assumption(35, "ms billed", "ResNet50, int8, 224 px: 30 measured in the container; eurosat-lite0 takes less"),
+    "upload": Assumption(80, "ms billed", "a guess: one PUT to S3, one INSERT"),
+    "infer": Assumption(60, "ms billed", "a guess: predict's work, and a GET from S3"),
+    "query": Assumption(25, "ms billed", "a guess: one SELECT"),
+    "queries": Assumption(1, "a picture", "the result is asked for once, after a while"),
+    "batch": Assumption(2, "messages", "that one call of infer takes from the queue, of those it may"),
+    "log": Assumption(1.5, "kB a call", "our line, Lambda's three, the API's one"),
+    "metrics": Assumption(60, "metrics", "of our own, billed for the hours in which something is counted"),
+    "images": Assumption(0.2, "GB", "both images in the registry, one version of each"),
+}
 
 
 class Line(NamedTuple):
@@ -58,7 +53,7 @@ class Line(NamedTuple):
 class Estimate:
     """Of one stage, at the prices of one region. Raises NotFound for a price that the table does not have."""
 
-    def __init__(self, stage: Stage, prices: Prices, assumed: Assumptions = USUAL) -> None:
+    def __init__(self, stage: Stage, prices: Prices, assumed: Mapping[str, Assumption] = ASSUMED) -> None:
         self.stage, self.prices, self.assumed = stage, prices, assumed
 
     def idle(self) -> list[Line]:
@@ -67,7 +62,7 @@ class Estimate:
         lines = [*self._database(), self._line("dashboard", 1, "dashboard"),
                  self._line("alarms", alarm_metrics(stage), "alarm_metric"),
                  self._line("Lambda asking the empty queue", POLLERS * SECONDS / POLL_S, "sqs_request"),
-                 self._line("images in the registry", self.assumed.images_gb.value, "ecr_storage")]
+                 self._line("images in the registry", self.assumed["images"].value, "ecr_storage")]
         if stage.waf:
             lines += [self._line("firewall", 1, "waf_acl"), self._line("its rules", WAF_RULES, "waf_rule")]
         for name, function in stage.functions.items():
@@ -81,24 +76,24 @@ class Estimate:
 
     def busy(self) -> list[Line]:
         """What a month adds in which pictures come every hour, however many."""
-        return [self._line("metrics of our own", self.assumed.metrics.value, "metric")]
+        return [self._line("metrics of our own", self.assumed["metrics"].value, "metric")]
 
     def later(self) -> list[Line]:
         """A million pictures by POST /upload-image, each kept, answered by infer and asked for."""
         assumed = self.assumed
-        queries, calls = assumed.queries.value, 1 / min(assumed.batch.value, self.stage.batch)
+        queries, calls = assumed["queries"].value, 1 / min(assumed["batch"].value, self.stage.batch)
         return self._present([
             *self._requests(1 + queries),
-            *self._function("upload", 1, assumed.upload_ms.value), *self._function("infer", calls, assumed.infer_ms.value),
-            *self._function("query", queries, queries * assumed.query_ms.value),
+            *self._function("upload", 1, assumed["upload"].value), *self._function("infer", calls, assumed["infer"].value),
+            *self._function("query", queries, queries * assumed["query"].value),
             self._line("queue", MILLION * (1 + 2 * calls), "sqs_request"),
             self._line("pictures written", MILLION, "s3_put"), self._line("pictures read", MILLION, "s3_get"),
-            self._line("pictures kept for a month", MILLION * assumed.picture_kb.value / KB, "s3_storage"),
+            self._line("pictures kept for a month", MILLION * assumed["picture"].value / KB, "s3_storage"),
             self._logs(1 + queries + calls)])
 
     def at_once(self) -> list[Line]:
         """A million pictures by POST /predict, none kept."""
-        return self._present([*self._requests(1), *self._function("predict", 1, self.assumed.predict_ms.value), self._logs(1)])
+        return self._present([*self._requests(1), *self._function("predict", 1, self.assumed["predict"].value), self._logs(1)])
 
     def _database(self) -> list[Line]:
         wanted, zones = self.stage.database, 2 if self.stage.database.in_two_zones else 1
@@ -123,7 +118,7 @@ class Estimate:
                 self._line(f"{name}, calls", MILLION * calls, "lambda_request")]
 
     def _logs(self, calls: float) -> Line:
-        return self._line("logs", MILLION * calls * self.assumed.log_kb.value / KB, "log_ingestion")
+        return self._line("logs", MILLION * calls * self.assumed["log"].value / KB, "log_ingestion")
 
     def _line(self, what: str, quantity: float, price: str) -> Line:
         usd, per, _ = self.prices[price]
@@ -143,7 +138,3 @@ def alarm_metrics(stage: Stage) -> int:
     database = 2 if stage.database.aurora else 3
     return API_ALARM_METRICS + FUNCTIONS_WATCHED * FUNCTION_ALARM_METRICS + QUEUE_ALARM_METRICS + PICTURE_ALARM_METRICS + database
 
-
-def listed(assumed: Assumptions) -> list[tuple[str, Assumption]]:
-    """Name without its unit, and what is assumed."""
-    return [(field.name.rpartition("_")[0] or field.name, getattr(assumed, field.name)) for field in fields(assumed)]

@@ -42,9 +42,7 @@ class Rows:
         """From top to bottom."""
         stage = self._stage.name
         return [
-            [_text(f"# Shutterless {stage}\nRead from top to bottom. An alarm's description says what to do first. Beside this page: "
-                   f"`shutterless logs {stage}`, `shutterless redrive {stage}`, `shutterless cost {stage}`, "
-                   f"`shutterless psql {stage} \"select ...\"`.", height=2)],
+            [_text(f"# Shutterless {stage}\nRead from top to bottom. An alarm's description says what to do first.", height=2)],
             [cloudwatch.AlarmStatusWidget(title="Is anything wrong?", alarms=list(alarms), width=WIDTH, height=4)],
             *self._traffic(), *self._errors(), *self._latency(), *self._functions(), *self._queue(), *self._postgres(),
             *self._answers(), *self._money(), *self._last_errors()]
@@ -88,8 +86,8 @@ class Rows:
             _shared((f"Memory used, MB (of {sizes})", self._reported("MaxMemoryUsed", "Maximum")),
                     ("Cold starts", self._reported("InitDuration", "SampleCount")),
                     ("Start of a new copy, ms (p95)", self._reported("InitDuration", "p95")),
-                    ("predict's own start, ms (p95)",
-                     [signals.ours(f"Start{step}", "predict", "p95", label=step) for step in ("Imports", "Wait", "Session", "WarmUp")]))]
+                    ("predict's own start, ms (p95)", [signals.ours(f"Start{step}", "predict", "p95", label=step)
+                                                       for step in ("Imports", "Wait", "Session", "WarmUp")]))]
 
     def _queue(self) -> list[Row]:
         signals = self._signals
@@ -106,8 +104,8 @@ class Rows:
         happened = ("Messages", "Done", "Failed", "Duplicates", "Deleted", "Retried", "Malformed", "LastChances")
         return [*rows, _shared(
             ("What became of messages", [signals.ours(name, "infer", label=name) for name in happened]),
-            ("From upload to answer, ms", [signals.ours("Latency", "infer", statistic, label=statistic) for statistic in PERCENTILES]),
-            ("of which in the queue, ms", [signals.ours("QueueTime", "infer", statistic, label=statistic) for statistic in PERCENTILES]))]
+            *((title, [signals.ours(name, "infer", statistic, label=statistic) for statistic in PERCENTILES]) for title, name in (
+                ("From upload to answer, ms", "Latency"), ("of which in the queue, ms", "QueueTime"))))]
 
     def _postgres(self) -> list[Row]:
         signals, database = self._signals, self._database
@@ -122,10 +120,11 @@ class Rows:
         signals = self._signals
         confidence = [signals.ours("Confidence", name, statistic, label=f"{name} {statistic}")
                       for name in ("predict", "infer") for statistic in ("p10", "p50")]
-        labels = cloudwatch.GraphWidget(title="Predictions by label", left=[signals.ours_by("Predictions", "Label")], stacked=True,
-                                        width=WIDTH // 2, height=HEIGHT)
-        sure = cloudwatch.GraphWidget(title="Confidence: when the lower tenth sinks, pictures are not what the model was trained on",
-                                      left=confidence, left_y_axis=cloudwatch.YAxisProps(min=0, max=1), width=WIDTH // 2, height=HEIGHT)
+        labels = cloudwatch.GraphWidget(title="Predictions by label", left=[signals.ours_by("Predictions", "Label")],
+                                        stacked=True, width=WIDTH // 2, height=HEIGHT)
+        sure = cloudwatch.GraphWidget(
+            title="Confidence: when the lower tenth sinks, pictures are not what the model was trained on", left=confidence,
+            left_y_axis=cloudwatch.YAxisProps(min=0, max=1), width=WIDTH // 2, height=HEIGHT)
         return [[_text("## Answers: what the model says, and how surely")], [labels, sure]]
 
     def _money(self) -> list[Row]:
@@ -140,10 +139,11 @@ class Rows:
         gb = stage.functions[worker.name].memory_mb / MB_PER_GB
         second, call = self._prices[f"lambda_{stage.architecture}"].usd, self._prices["lambda_request"].usd
         return cloudwatch.MathExpression(
-            expression=f"1000 * (billed / 1000 * {gb:.6f} * {second:.10f} + calls * {call:.10f}) / predictions", label="US dollars",
-            period=HOUR, using_metrics={"billed": signals.reported(worker, "BilledDuration", "Sum", period=HOUR),
-                                        "calls": worker.function.metric_invocations(statistic="Sum", period=HOUR),
-                                        "predictions": signals.ours("Predictions", worker.name, period=HOUR)})
+            expression=f"1000 * (billed / 1000 * {gb:.6f} * {second:.10f} + calls * {call:.10f}) / predictions",
+            label="US dollars", period=HOUR, using_metrics={
+                "billed": signals.reported(worker, "BilledDuration", "Sum", period=HOUR),
+                "calls": worker.function.metric_invocations(statistic="Sum", period=HOUR),
+                "predictions": signals.ours("Predictions", worker.name, period=HOUR)})
 
     def _last_errors(self) -> list[Row]:
         names = [worker.log_group.log_group_name for worker in self._all]

@@ -26,8 +26,8 @@ WARN_PERCENT = (50, 80, 100)  # of a budget
 class WatchStack(cdk.Stack):
     """dashboard, alarms (with their topic)."""
 
-    def __init__(self, scope: Construct, construct_id: str, *, stage: Stage, data: DataStack, service: ServiceStack, api: ApiStack,
-                 **settings: Any) -> None:
+    def __init__(self, scope: Construct, construct_id: str, *, stage: Stage, data: DataStack, service: ServiceStack,
+                 api: ApiStack, **settings: Any) -> None:
         super().__init__(scope, construct_id, **settings)
         signals = Signals(stage, api.api)
         for name in BUSY:
@@ -59,5 +59,6 @@ class WatchStack(cdk.Stack):
                 budget_type="COST", time_unit="MONTHLY", budget_limit=budgets.CfnBudget.SpendProperty(amount=usd, unit="USD")),
             notifications_with_subscribers=[budgets.CfnBudget.NotificationWithSubscribersProperty(
                 subscribers=[hears], notification=budgets.CfnBudget.NotificationProperty(
-                    comparison_operator="GREATER_THAN", notification_type="ACTUAL", threshold=percent, threshold_type="PERCENTAGE"))
+                    comparison_operator="GREATER_THAN", notification_type="ACTUAL", threshold=percent,
+                    threshold_type="PERCENTAGE"))
                 for percent in WARN_PERCENT])

@@ -1,5 +1,5 @@
-"""AWS's rules for a sound solution (cdk-nag, AwsSolutions): every stage is held to them at synth. Here stands each exception, with
-its reason."""
+"""AWS's rules for a sound solution (cdk-nag, AwsSolutions): every stage is held to them at synth. Here stands each exception,
+with its reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ PACK = "AwsSolutions"
 
 
 class Exempt(NamedTuple):
-    """rule: its name, without the pack's if that is AwsSolutions. where: the construct, and all below it. finding: of rules that find several things."""
+    """rule: its name, without the pack's if that is AwsSolutions. where: the construct, and all below it. finding: of rules that
+    find several things."""
 
     rule: str
     where: tuple[str, ...]
@@ -28,18 +29,18 @@ class Exempt(NamedTuple):
 SERVED = ("Service/Migrate/Role", "Service/Upload/Role", "Service/Query/Role", "Service/Infer/Role")
 EXCEPTIONS = (
     Exempt("S1", ("Registry/Artifacts", "Site/Page", "Data/Uploads", "Data/Models"),
-           "S3's access logs would cost more than the pictures they tell of. Who uploads and reads stands in the API's access log; "
-           "S3 itself is asked by the functions alone, and by forms and links that they sign."),
+           "S3's access logs would cost more than the pictures they tell of. Who uploads and reads stands in the API's access "
+           "log; S3 itself is asked by the functions alone, and by forms and links that they sign."),
     Exempt("CFR1", ("Site/Distribution",), "The page may be seen from every country. What it asks needs a key."),
     Exempt("CFR2", ("Site/Distribution",),
-           "CloudFront serves a few static files from its cache; there is nothing behind it to attack. The switch waf guards the API."),
+           "CloudFront serves a few static files from its cache; nothing is behind it to attack. The switch waf guards the API."),
     Exempt("CFR3", ("Site/Distribution",), "Who looks at a static page is not recorded, as nobody needs to know."),
     Exempt("CFR4", ("Site/Distribution",),
            "With CloudFront's own domain name, AWS fixes the oldest protocol at TLS 1.0. A domain of one's own, with its "
            "certificate, brings TLS 1.2 into force, which is set already."),
     Exempt("VPC7", ("Data/Network/Vpc",),
-           "Flow logs of a network without a way out could only tell of functions that ask PostgreSQL and S3, and would cost more "
-           "than all else that is logged."),
+           "Flow logs of a network without a way out could only tell of functions that ask PostgreSQL and S3, and would cost "
+           "more than all else that is logged."),
     Exempt("RDS3", ("Data/Database",), "A second zone doubles the price: prod has it, the small stages have not."),
     Exempt("RDS10", ("Data/Database",), "Only prod is protected: make destroy has to take the small stages away."),
     Exempt("RDS11", ("Data/Database",),
@@ -52,18 +53,19 @@ EXCEPTIONS = (
            "The policy that AWS prescribes for this role, and the only one that API Gateway accepts in every region.",
            "Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"),
     Exempt("IAM5", SERVED,
-           "Lambda makes the network interfaces of functions in a VPC; these actions of EC2 know no smaller resource.", "Resource::*"),
+           "Lambda makes the network interfaces of functions in a VPC; these actions of EC2 know no smaller resource.",
+           "Resource::*"),
     Exempt("IAM5", SERVED[1:], "Pictures have keys that nobody knows beforehand: all below uploads/, and nothing beside.",
            "Resource::{uploads}/uploads/*"),
     Exempt("IAM5", ("Service/Infer/Role", "Service/Predict/Role"), "The files of all bundles, and nothing beside models/.",
            "Resource::{models}/models/*"),
     Exempt("APIG2", ("Api/Api",),
-           "API Gateway can validate JSON, and bodies here are pictures and forms. The functions validate all of it, and answer with "
-           "a sentence that says what is wrong."),
-    Exempt("APIG3", ("Api/Api",), "A firewall costs 8 dollars a month before the first request: the switch waf turns it on."),
+           "API Gateway can validate JSON, and bodies here are pictures and forms. The functions validate all of it, and answer "
+           "with a sentence that says what is wrong."),
+    Exempt("APIG3", ("Api/Api",), "A firewall costs 9 dollars a month before the first request: the switch waf turns it on."),
     Exempt("APIG4", ("Api/Api/Default",),
-           "Keys with a usage plan let clients in; the switch iam_auth asks for signed requests as well. /health is open, as it tells "
-           "nothing but that it is there."),
+           "Keys with a usage plan let clients in; the switch iam_auth asks for signed requests as well. /health is open, as it "
+           "tells nothing but that it is there."),
     Exempt("COG4", ("Api/Api/Default",), "Clients are programs with a key, not people with a password."),
 )
 

@@ -78,6 +78,6 @@ class Signals:
         return queue.metric(name, statistic=statistic, period=FIVE_MIN, label=label)
 
     def of_database(self, database: Postgres, name: str, statistic: str, label: str) -> cloudwatch.Metric:
-        """AWS/RDS: CPUUtilization (%), DatabaseConnections, FreeStorageSpace (bytes; an instance's), ACUUtilization (Aurora's)."""
+        """AWS/RDS: CPUUtilization (%), DatabaseConnections; FreeStorageSpace (bytes) of an instance, ACUUtilization of Aurora."""
         return cloudwatch.Metric(namespace="AWS/RDS", metric_name=name, statistic=statistic, period=FIVE_MIN, label=label,
                                  dimensions_map={database.dimension: database.identifier})

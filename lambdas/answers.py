@@ -17,8 +17,8 @@ RETRY_AFTER_S = 1
 class Answer:
     """What goes back: `body` is JSON if it is not text or bytes. Header names are in lower case.
 
-    metrics: name -> milliseconds, counts: name -> number, beside those that every request has. label: what was predicted,
-    where Predictions are counted by it too. reason: why it failed.
+    metrics: name -> milliseconds, counts: name -> number, shares: name -> 0..1, beside those that every request has. label: what
+    was predicted, where Predictions are counted by it too. reason: why it failed.
     """
 
     status: int = 200
@@ -26,6 +26,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
     label: str | None = None
     reason: str | None = None
 

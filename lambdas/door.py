@@ -147,7 +147,7 @@ def _log(door: Door, request: Request | None, request_id: str, answer: Answer, s
         properties["Label"], apart["Predictions"] = _dimension(answer.label), "Label"
     if answer.reason is not None:
         properties["Reason"], apart["Failures"], counts["Failures"] = answer.reason, "Reason", 1
-    write(properties, counts, {"Latency": spent_ms, **answer.metrics}, apart=apart)
+    write(properties, counts, {"Latency": spent_ms, **answer.metrics}, apart=apart, shares=answer.shares)
 
 
 def _dimension(value: str) -> str:

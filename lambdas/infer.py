@@ -100,7 +100,8 @@ def _tell(container: Container, job: Job, outcome: Outcome) -> None:
     elif container.is_counted(outcome.predicted_label):
         properties["Label"], apart["Predictions"] = outcome.predicted_label, "Label"
     measured = {"QueueTime": outcome.queue_ms, "Latency": outcome.latency_ms, "Inference": outcome.inference_ms}
-    write(properties, counts, {name: value for name, value in measured.items() if value is not None}, apart=apart)
+    shares = {} if outcome.confidence is None else {"Confidence": outcome.confidence}
+    write(properties, counts, {name: value for name, value in measured.items() if value is not None}, apart=apart, shares=shares)
 
 
 @cache

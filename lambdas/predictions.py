@@ -46,6 +46,7 @@ class Predictions:
         return Answer(
             body=answer.to_json_dict(), headers={"server-timing": _server_timing(spent_ms | start_ms)},
             metrics=_metrics("", spent_ms) | _metrics("Start", start_ms), counts=counts,
+            shares={"Confidence": answer.prediction.confidence},
             label=label if len(labels) <= MAX_LABELS and label in labels else None)
 
     def models(self, request: Request) -> Answer:

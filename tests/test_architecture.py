@@ -21,6 +21,8 @@ ONLY_IN = {
     "torch": ("model_export", "benchmarks/references"),
     "torchvision": ("model_export", "benchmarks/references"),
     "aws_cdk": ("infra", "app.py"),
+    "jsii": ("infra",),
+    "constructs": ("infra",),
     "fastapi": ("onprem", "benchmarks/references", "benchmarks/peers"),
 }
 COLD_PATH = ("shutterless.classifier", "shutterless.bodies", "shutterless.problems")
