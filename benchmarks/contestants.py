@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Target
+import psutil
+
+from benchmarks.load import Target, family
 from benchmarks.predict import BOUNDARY, SERVE
 
 ROOT = Path(__file__).parent.parent
@@ -122,14 +124,22 @@ def environment(contestant: Contestant, bundle: Path, scratch: Path) -> dict[str
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """First in peace, then by force; its children too, which are in the session that it began."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """First in peace, then by force; its children too, some of which are in sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        every = family(process.pid)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+        for left in every:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        psutil.wait_procs(every, STOP_S)
     process.wait()
+
+
+def end_in_peace() -> None:
+    """Let SIGTERM end a benchmark as Ctrl-C does, so that it leaves no server behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def free_port() -> int:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import OURS, Contestant, ask, check_answers, install, peers, running
+from benchmarks.contestants import OURS, Contestant, ask, check_answers, end_in_peace, install, peers, running
 from benchmarks.load import load, some_pictures
 from benchmarks.predict import machine
 from shutterless.bundles import Bundle, find_bundle, read_bundle
@@ -63,6 +63,7 @@ FULL = Plan(clients=(1, LOADED, 256), seconds=10, warm_up_s=3, rounds=7)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print both forms of the report, and draw it."""
     options = _options(arguments)
+    end_in_peace()
     plan = _plan(options)
     source, pictures = some_pictures(options.pictures)
     try:

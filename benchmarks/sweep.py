@@ -4,8 +4,8 @@
     python -m benchmarks.sweep --only bentoml --bundle resnet50-int8/1
 
 A peer's `sweep` is a list of stages; a stage is a grid, laid over the best settings so far. Best are those that answer the most
-requests a second of 16 clients. At the end the three best ones run again, in interleaved rounds, and their medians decide; of those
-within 3 % of the fastest, the one that is fastest for a single client.
+requests a second of 16 clients. At the end the three best ones run again, in interleaved rounds, and their medians decide; of
+those within 3 % of the fastest, the one that is fastest for a single client.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import Contestant, ask, check_answers, install, peers, running
+from benchmarks.contestants import Contestant, ask, check_answers, end_in_peace, install, peers, running
 from benchmarks.load import load, some_pictures
 from benchmarks.predict import machine
 from benchmarks.servers import LOADED, bundles_by_lot, expected_of, say
@@ -34,6 +34,7 @@ ALIKE = 0.97
 def main(arguments: Sequence[str] | None = None) -> int:
     """Sweep, write, and print the best settings."""
     options = _options(arguments)
+    end_in_peace()
     source, pictures = some_pictures(options.pictures)
     bundles = [read_bundle(folder.resolve()) for folder in options.bundle or bundles_by_lot()]
     for peer in peers():
