@@ -6,7 +6,7 @@
 
 Multipart JPEGs of 64x64 over kept-alive HTTP/1.1, one connection a client: tiles of EuroSAT where --pictures or
 $SHUTTERLESS_DATA has EuroSAT.zip, else drawn ones. All clients live in one thread, as protocols of uvloop: requests are laid out
-beforehand, and of an answer only status and length are read. What that costs (about 50 us a request; --null measures it) is
+beforehand, and of an answer only status and length are read. What that costs (--null measures it alone) is
 printed beside what the server spent.
 """
 

@@ -1,6 +1,6 @@
 """Which settings suit each peer best: tries them, and writes what it tried to peers/NAME/sweep.json and the best to peer.json.
 
-    python -m benchmarks.sweep --bundle resnet50-fp32/1 resnet50-int8/1           # all peers: about 25 minutes on a quiet machine
+    python -m benchmarks.sweep --bundle resnet50-fp32/1 resnet50-int8/1           # all peers: 35 minutes on a quiet machine
     python -m benchmarks.sweep --only bentoml --bundle resnet50-int8/1
 
 A peer's `sweep` is a list of stages; a stage is a grid, laid over the best settings so far. Best are those that answer the most

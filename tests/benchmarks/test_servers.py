@@ -59,9 +59,14 @@ def test_goals_stand_beside_what_was_measured(rounds):
 
 
 def test_the_table_and_the_plot_show_every_server(rounds, tmp_path):
-    report = {"machine": {"cpu": "A CPU", "cpus": 2, "load_1m": 0.1}, "pictures": "drawn", "cpus": 2,
+    report = {"machine": {"cpu": "A CPU", "cpus": 2, "load_1m": 0.1}, "pictures": "drawn", "cpus": 2, "untuned": [],
               "plan": {"rounds": 3, "seconds": 3.0}, "results": summary(rounds, cpus=2)}
     text = "\n".join(table(report))
+    assert "worth little" not in text
+    assert "Not tuned" not in text
+    doubtful = report | {"machine": report["machine"] | {"load_1m": 3.0}, "untuned": ["Wide at int8"]}
+    assert [line.partition(":")[0] for line in list(table(doubtful))[-2:]] == [
+        "Not tuned", "The machine was busy before it began (load 3.0)"]
     assert re.search(r"Ours +16 +190\.0 +1\.90x +48%", text)
     assert all(title in text for title in ("Wide", "Slow"))
     draw(report, tmp_path / "plots/servers.svg")
