@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import OURS, Contestant, ask, check_answers, end_in_peace, install, peers, running
+from benchmarks.contestants import OURS, Contestant, Expected, ask, check_answers, end_in_peace, install, peers, running
 from benchmarks.load import load, some_pictures
 from benchmarks.predict import machine
 from shutterless.bundles import Bundle, find_bundle, read_bundle
@@ -140,11 +140,11 @@ def model_of(bundle: Bundle) -> dict[str, str]:
     return {"name": manifest.name, "version": manifest.version, "precision": manifest.precision, "sha256": bundle.sha256}
 
 
-def expected_of(bundle: Bundle, pictures: Iterable[bytes]) -> list[tuple[int, str]]:
-    """Index and label that our core gives to each picture."""
+def expected_of(bundle: Bundle, pictures: Iterable[bytes]) -> list[Expected]:
+    """What our core answers to each picture."""
     classifier = Classifier(bundle)
     answers = [classifier.predict(picture).prediction for picture in pictures]
-    return [(answer.pred_index, answer.label) for answer in answers]
+    return [(answer.pred_index, answer.label, answer.confidence) for answer in answers]
 
 
 def one_round(number: int, bundle: Bundle, chosen: list[Contestant], pictures: list[bytes], plan: Plan,

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import Contestant, ask, check_answers, end_in_peace, install, peers, running
+from benchmarks.contestants import Contestant, Expected, ask, check_answers, end_in_peace, install, peers, running
 from benchmarks.load import load, some_pictures
 from benchmarks.predict import machine
 from benchmarks.servers import LOADED, bundles_by_lot, expected_of, say
@@ -88,7 +88,7 @@ def _rate(trial: Mapping[str, Any]) -> float:
 
 
 def attempt(peer: Contestant, bundle: Bundle, settings: dict[str, str], pictures: list[bytes],
-            expected: list[tuple[int, str]], seconds: float) -> dict[str, Any]:
+            expected: list[Expected], seconds: float) -> dict[str, Any]:
     """One trial; a server that does not come up with these settings makes no requests a second, and says why."""
     try:
         with running(peer, bundle.folder, settings, pictures[0]) as server:

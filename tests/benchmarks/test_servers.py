@@ -90,6 +90,9 @@ def test_servers_that_answer_otherwise_than_our_core_are_not_timed(ours, models_
     check_answers("Ours", answers, expected)
     with pytest.raises(SystemExit, match="Ours: expected the answers of our core, got 1 others of 50; the first is picture 3"):
         check_answers("Ours", [*answers[:3], answers[3] | {"label": "nonsense"}, *answers[4:]], expected)
+    less_sure = [*answers[:9], answers[9] | {"confidence": answers[9]["confidence"] - 0.001}, *answers[10:]]
+    with pytest.raises(SystemExit, match="got 1 others of 50; the first is picture 9"):
+        check_answers("Ours", less_sure, expected)
 
 
 def test_a_server_and_its_children_are_ended(models_dir, pictures, tmp_path):
