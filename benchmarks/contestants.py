@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Target
+import psutil
+
+from benchmarks.load import Target, family
 from benchmarks.predict import BOUNDARY, SERVE
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +29,8 @@ PEERS = ROOT / "benchmarks/peers"
 WORK = ROOT / "var/bench/peers"
 READY_S, STOP_S = 90, 20
 POLL_S = 0.02
+CONFIDENCE_TOLERANCE = 1e-4
+Expected = tuple[int, str, float]  # index, label, confidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +127,22 @@ def environment(contestant: Contestant, bundle: Path, scratch: Path) -> dict[str
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """First in peace, then by force; its children too, which are in the session that it began."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """First in peace, then by force; its children too, some of which are in sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        every = family(process.pid)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+        for left in every:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        psutil.wait_procs(every, STOP_S)
     process.wait()
+
+
+def end_in_peace() -> None:
+    """Let SIGTERM end a benchmark as Ctrl-C does, so that it leaves no server behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def free_port() -> int:
@@ -162,11 +175,12 @@ def ask(target: Target, picture: bytes) -> dict[str, Any]:
     return dict(answer[0] if isinstance(answer, list) else answer)
 
 
-def check_answers(title: str, answers: Sequence[Mapping[str, Any]], expected: Sequence[tuple[int, str]]) -> None:
-    """A benchmark of a wrong server is worth nothing: raises SystemExit unless each answer has the index and the label that our
-    core gives that picture."""
-    got = [(answer.get("pred_index"), answer.get("label")) for answer in answers]
-    wrong = [(i, want, have) for i, (want, have) in enumerate(zip(expected, got, strict=True)) if want != have]
+def check_answers(title: str, answers: Sequence[Mapping[str, Any]], expected: Sequence[Expected]) -> None:
+    """A benchmark of a wrong server is worth nothing: raises SystemExit unless each answer has the index, the label and, to 1e-4,
+    the confidence that our core gives that picture."""
+    got = [(answer.get("pred_index"), answer.get("label"), answer.get("confidence", math.nan)) for answer in answers]
+    wrong = [(i, want, have) for i, (want, have) in enumerate(zip(expected, got, strict=True))
+             if want[:2] != have[:2] or not abs(want[2] - have[2]) <= CONFIDENCE_TOLERANCE]
     if wrong:
         i, want, have = wrong[0]
         raise SystemExit(f"{title}: expected the answers of our core, got {len(wrong)} others of {len(expected)}; the first is "

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import OURS, Contestant, ask, check_answers, install, peers, running
+from benchmarks.contestants import OURS, Contestant, Expected, ask, check_answers, end_in_peace, install, peers, running
 from benchmarks.load import load, some_pictures
 from benchmarks.predict import machine
 from shutterless.bundles import Bundle, find_bundle, read_bundle
@@ -44,6 +44,7 @@ BUNDLES, SIDE = ROOT / "var/bench/servers", 64
 CEILING_BATCHES = (8, 16, 32)
 GOALS = {"fp32": 1.25, "int8": 1.6}  # times the best peer's requests a second, under the largest load of the short form
 LOADED = 16  # clients
+QUIET = 0.25  # of each CPU may be busy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,8 @@ FULL = Plan(clients=(1, LOADED, 256), seconds=10, warm_up_s=3, rounds=7)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print both forms of the report, and draw it."""
     options = _options(arguments)
-    plan = _plan(options)
+    end_in_peace()
+    plan, where = _plan(options), machine()
     source, pictures = some_pictures(options.pictures)
     try:
         bundles = [read_bundle(folder, every_file=True) for folder in _folders(options)]
@@ -73,11 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for peer in chosen[1:]:
         install(peer, say)
     rounds = [row for i in range(plan.rounds) for bundle in bundles for row in one_round(i, bundle, chosen, pictures, plan)]
-    report = {"benchmark": "servers", "date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
+    report = {"benchmark": "servers", "date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": where,
               "command": " ".join(["python -m benchmarks.servers", *(arguments or sys.argv[1:])]), "pictures": source,
               "plan": vars(plan), "cpus": usable_cpus(), "models": [model_of(bundle) for bundle in bundles],
               "settings": {f"{peer.name} {bundle.manifest.precision}": peer.settings(bundle.manifest.precision)
                            for peer in chosen[1:] for bundle in bundles},
+              "untuned": [f"{peer.title} at {bundle.manifest.precision}" for peer in chosen[1:] for bundle in bundles
+                          if bundle.manifest.precision not in peer.tuned],
               "results": summary(rounds, usable_cpus())}
     for line in table(report):
         print(line)
@@ -136,11 +140,11 @@ def model_of(bundle: Bundle) -> dict[str, str]:
     return {"name": manifest.name, "version": manifest.version, "precision": manifest.precision, "sha256": bundle.sha256}
 
 
-def expected_of(bundle: Bundle, pictures: Iterable[bytes]) -> list[tuple[int, str]]:
-    """Index and label that our core gives to each picture."""
+def expected_of(bundle: Bundle, pictures: Iterable[bytes]) -> list[Expected]:
+    """What our core answers to each picture."""
     classifier = Classifier(bundle)
     answers = [classifier.predict(picture).prediction for picture in pictures]
-    return [(answer.pred_index, answer.label) for answer in answers]
+    return [(answer.pred_index, answer.label, answer.confidence) for answer in answers]
 
 
 def one_round(number: int, bundle: Bundle, chosen: list[Contestant], pictures: list[bytes], plan: Plan,
@@ -261,6 +265,10 @@ def table(report: dict[str, Any]) -> Iterator[str]:
         yield from verdict(precision, found)
     yield ("\nx best: of the best peer's requests a second, in the same round; CPU ms: the server's, per answer; ready: from "
            "process start to first answer; MB: peak, each process counted whole.")
+    if report["untuned"]:
+        yield f"Not tuned: {', '.join(report['untuned'])}. Run python -m benchmarks.sweep before you compare."
+    if where["load_1m"] > QUIET * where["cpus"]:
+        yield f"The machine was busy before it began (load {where['load_1m']:.1f}): these figures are worth little."
 
 
 def _server_line(row: dict[str, Any]) -> str:
@@ -317,7 +325,7 @@ def _draw_rates(axis: Any, precision: str, found: dict[str, Any]) -> None:
     axis.set_title(precision)
     axis.set_xlabel("answers a second")
     axis.set_xlim(0, 1.12 * max(found["ceiling"]["requests_s"], *(row["requests_s"] for row in found["servers"])))
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 def _draw_split(axis: Any, splits: dict[str, dict[str, float]]) -> None:
@@ -329,7 +337,7 @@ def _draw_split(axis: Any, splits: dict[str, dict[str, float]]) -> None:
         left += widths
     axis.invert_yaxis()
     axis.set_xlabel("ours: CPU milliseconds of one answer, all CPUs")
-    axis.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.25))
+    axis.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.3))
 
 
 if __name__ == "__main__":

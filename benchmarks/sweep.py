@@ -1,11 +1,11 @@
 """Which settings suit each peer best: tries them, and writes what it tried to peers/NAME/sweep.json and the best to peer.json.
 
-    python -m benchmarks.sweep --bundle resnet50-fp32/1 resnet50-int8/1           # all peers: about 25 minutes on a quiet machine
+    python -m benchmarks.sweep --bundle resnet50-fp32/1 resnet50-int8/1           # all peers: 35 minutes on a quiet machine
     python -m benchmarks.sweep --only bentoml --bundle resnet50-int8/1
 
 A peer's `sweep` is a list of stages; a stage is a grid, laid over the best settings so far. Best are those that answer the most
-requests a second of 16 clients. At the end the three best ones run again, in interleaved rounds, and their medians decide; of those
-within 3 % of the fastest, the one that is fastest for a single client.
+requests a second of 16 clients. At the end the three best ones run again, in interleaved rounds, and their medians decide; of
+those within 3 % of the fastest, the one that is fastest for a single client.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import Contestant, ask, check_answers, install, peers, running
+from benchmarks.contestants import Contestant, Expected, ask, check_answers, end_in_peace, install, peers, running
 from benchmarks.load import load, some_pictures
 from benchmarks.predict import machine
 from benchmarks.servers import LOADED, bundles_by_lot, expected_of, say
@@ -34,6 +34,7 @@ ALIKE = 0.97
 def main(arguments: Sequence[str] | None = None) -> int:
     """Sweep, write, and print the best settings."""
     options = _options(arguments)
+    end_in_peace()
     source, pictures = some_pictures(options.pictures)
     bundles = [read_bundle(folder.resolve()) for folder in options.bundle or bundles_by_lot()]
     for peer in peers():
@@ -87,7 +88,7 @@ def _rate(trial: Mapping[str, Any]) -> float:
 
 
 def attempt(peer: Contestant, bundle: Bundle, settings: dict[str, str], pictures: list[bytes],
-            expected: list[tuple[int, str]], seconds: float) -> dict[str, Any]:
+            expected: list[Expected], seconds: float) -> dict[str, Any]:
     """One trial; a server that does not come up with these settings makes no requests a second, and says why."""
     try:
         with running(peer, bundle.folder, settings, pictures[0]) as server:

@@ -30,6 +30,7 @@ from cli import (
     publish,
     quantize,
     report,
+    send,
     serve,
     sign,
     synth,
@@ -41,7 +42,7 @@ from shutterless.errors import ShutterlessError
 # it and returns the exit code. What it drives is imported in `run`, so that --help and a typing error cost nothing.
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check, bench)),
-    ("Serve it", (serve,)),
+    ("Serve it", (serve, send)),
     ("In containers, as on AWS", (images, event, invoke)),
     ("On AWS", (cost, synth, deploy, destroy)),
     ("Make one", (train, export, optimise, sign, check_signature, publish)),
