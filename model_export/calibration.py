@@ -40,14 +40,15 @@ def find_calibration(root: str | Path, labels: Sequence[str], spec: InputSpec, p
     n = len(listed.names)
     pictures, skipped = prepare_readable(listed, spec, prepared, lambda one: advance(one, n)) if n else (listed, {})
     if not pictures.names:
-        raise ExportError(f"{root.name} holds no picture that can be read{_skipped(skipped)}{_hidden(root)}. Give a folder or zip of pictures "
-                          "like those that the network was trained on.")
+        raise ExportError(f"{root.name} holds no picture that can be read{_skipped(skipped)}{_hidden(root)}. Give a folder or "
+                          "zip of pictures like those that the network was trained on.")
     labelled = bool((pictures.targets >= 0).all())
     said = "labelled by their folders" if labelled else "without labels" + strange
     if labelled and _too_few(pictures):
         labelled, said = False, f"labels not used, since a class has fewer than {LEAST_PER_CLASS} pictures"
     parts = split(pictures, seed=0, val=0.2, test=0.4) if labelled else halves(len(pictures.names))
-    return Calibration(pictures, parts, labelled, f"{len(pictures.names)} of {root.name}, {said}{_skipped(skipped)}{_hidden(root)}")
+    said = f"{len(pictures.names)} of {root.name}, {said}{_skipped(skipped)}{_hidden(root)}"
+    return Calibration(pictures, parts, labelled, said)
 
 
 def folder_labels(root: str | Path) -> tuple[str, ...]:

@@ -145,7 +145,8 @@ def test_a_version_never_changes(bundle: Path, run: Path):
         export(from_run(run), name="kinds", version="1", models=bundle.parents[1], prepared=run / "prepared")
 
 
-def test_int8_that_costs_accuracy_gives_way_to_fp32_and_where_it_is_insisted_on_leaves_no_half_written_bundle(run: Path, tmp_path: Path, monkeypatch):
+def test_int8_that_costs_accuracy_gives_way_to_fp32_and_where_insisted_on_leaves_no_bundle(
+        run: Path, tmp_path: Path, monkeypatch):
     from model_export import export as chain
     from model_export.errors import ExportError
     from model_export.quantize import quantize
