@@ -24,6 +24,9 @@ INPUT, OUTPUT = "pictures", "logits"
 class Serving(nn.Module):
     """The network behind its normalisation: pixels uint8 (N, side, side, 3) -> logits float32 (N, labels)."""
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, model: nn.Module, spec: InputSpec) -> None:
         super().__init__()
         self.model = model
@@ -35,7 +38,8 @@ class Serving(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         rows = pictures.flatten(2).float()  # (N, side, 3 * side)
         pixels = (rows * self.scale + self.offset).unflatten(2, pictures.shape[2:])
-        return self.model(pixels.permute(0, 3, 1, 2)).float()  # type: ignore[operator]
+        logits: Tensor = self.model(pixels.permute(0, 3, 1, 2)).float()
+        return logits
 
 
 def write_graph(model: nn.Module, spec: InputSpec, path: Path) -> None:
