@@ -46,10 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from benchmarks.model import measure, ratios
     from shutterless.bundles import read_bundle
+    from shutterless.opening import open_bundle
 
     if arguments.out and arguments.out.suffix not in (".png", ".svg"):
         raise BadRequest(f"--out: expected a file .png or .svg, got {arguments.out.name}. Give another name.")
-    bundle = read_bundle(bundle_folder(read_settings(model=arguments.model)), every_file=True)
+    settings = read_settings(model=arguments.model)
+    bundle = read_bundle(open_bundle(settings, bundle_folder(settings)).folder, every_file=True)
     plan = read_plan(arguments, bundle.manifest)
     with Console(stderr=True).status("measuring") as status:
         report = measure(bundle, plan, step=status.update)

@@ -4,7 +4,8 @@ The chain: graph (ONNX, pictures in as they are), parity (does it answer like to
 pictures, refused when it costs accuracy), report (accuracy with intervals, confusion, calibration, speed). Each is a
 command of its own too. The bundle is whole or not there: models/NAME/VERSION/.
 
-Without pictures the bundle is fp32. Pictures in folders named like the labels give accuracy; without labels, int8 is
+Without pictures the bundle is fp32. Pictures in folders named like the labels give accuracy, and int8 that loses more
+than 0.3 points gives way to fp32, or fails where --precision int8 insists; without labels, int8 is
 taken where it names what torch names on 99 % of 32 pictures or more, else the bundle is fp32 and says why.
 --precision int8 insists: then it may waver where torch does, as long as torch's own confidences let expect a loss of
 at most 0.5 points of accuracy.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.datasets import Pictures, picture_names, prepare_readable, split
+from model_export.datasets import Pictures, hidden_names, picture_names, prepare_readable, split
 from model_export.errors import ExportError
 from shutterless.manifests import InputSpec
 
@@ -40,14 +40,15 @@ def find_calibration(root: str | Path, labels: Sequence[str], spec: InputSpec, p
     n = len(listed.names)
     pictures, skipped = prepare_readable(listed, spec, prepared, lambda one: advance(one, n)) if n else (listed, {})
     if not pictures.names:
-        raise ExportError(f"{root.name} holds no picture that can be read{_skipped(skipped)}. Give a folder or zip of pictures "
-                          "like those that the network was trained on.")
+        raise ExportError(f"{root.name} holds no picture that can be read{_skipped(skipped)}{_hidden(root)}. Give a folder or "
+                          "zip of pictures like those that the network was trained on.")
     labelled = bool((pictures.targets >= 0).all())
     said = "labelled by their folders" if labelled else "without labels" + strange
     if labelled and _too_few(pictures):
         labelled, said = False, f"labels not used, since a class has fewer than {LEAST_PER_CLASS} pictures"
     parts = split(pictures, seed=0, val=0.2, test=0.4) if labelled else halves(len(pictures.names))
-    return Calibration(pictures, parts, labelled, f"{len(pictures.names)} of {root.name}, {said}{_skipped(skipped)}")
+    said = f"{len(pictures.names)} of {root.name}, {said}{_skipped(skipped)}{_hidden(root)}"
+    return Calibration(pictures, parts, labelled, said)
 
 
 def folder_labels(root: str | Path) -> tuple[str, ...]:
@@ -89,3 +90,11 @@ def _skipped(skipped: dict[str, str]) -> str:
         return ""
     named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:MOST_NAMED])
     return f"; {len(skipped)} skipped ({named}{'; and others' if len(skipped) > MOST_NAMED else ''})"
+
+
+def _hidden(root: Path) -> str:
+    names = hidden_names(root)
+    if not names:
+        return ""
+    others = "; and others" if len(names) > MOST_NAMED else ""
+    return f"; {len(names)} left out, since their names begin with a dot ({', '.join(names[:MOST_NAMED])}{others})"

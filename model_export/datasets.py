@@ -76,7 +76,16 @@ def find_pictures(root: str | Path) -> Pictures:
 
 
 def picture_names(root: Path) -> list[str]:
-    """Names of all pictures in a folder, at any depth, or in a zip: sorted, relative to `root`, hidden ones left out."""
+    """Names of all pictures in a folder, at any depth, or in a zip: sorted, relative to `root`, without `hidden_names`."""
+    return [name for name in _names(root) if not _is_hidden(name)]
+
+
+def hidden_names(root: Path) -> list[str]:
+    """Names of pictures that are left out: a part of the name begins with a dot, such as `../` in a zip."""
+    return [name for name in _names(root) if _is_hidden(name)]
+
+
+def _names(root: Path) -> list[str]:
     if root.is_dir():
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     elif zipfile.is_zipfile(root):
@@ -84,8 +93,11 @@ def picture_names(root: Path) -> list[str]:
             names = archive.namelist()
     else:
         raise ExportError(f"{root} is neither a folder nor a zip. Give a folder of pictures, or such a zip.")
-    return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES and "__MACOSX" not in name
-                  and not any(part.startswith(".") for part in name.split("/")))
+    return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES and "__MACOSX" not in name)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def split(pictures: Pictures, *, seed: int, val: float, test: float) -> dict[str, NDArray[np.int64]]:

@@ -24,16 +24,22 @@ INPUT, OUTPUT = "pictures", "logits"
 class Serving(nn.Module):
     """The network behind its normalisation: pixels uint8 (N, side, side, 3) -> logits float32 (N, labels)."""
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, model: nn.Module, spec: InputSpec) -> None:
         super().__init__()
         self.model = model
-        mean, std = torch.tensor(spec.mean).reshape(3, 1, 1), torch.tensor(spec.std).reshape(3, 1, 1)
-        self.register_buffer("scale", 1 / (255 * std))
-        self.register_buffer("offset", -mean / std)
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        # For each value of a row of pixels: onnxruntime takes ten times as long over a factor for every third value.
+        self.register_buffer("scale", (1 / (255 * std)).repeat(spec.side))
+        self.register_buffer("offset", (-mean / std).repeat(spec.side))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        pixels = pictures.permute(0, 3, 1, 2).float()
-        return self.model(pixels * self.scale + self.offset).float()  # type: ignore[operator]
+        rows = pictures.flatten(2).float()  # (N, side, 3 * side)
+        pixels = (rows * self.scale + self.offset).unflatten(2, pictures.shape[2:])
+        logits: Tensor = self.model(pixels.permute(0, 3, 1, 2)).float()
+        return logits
 
 
 def write_graph(model: nn.Module, spec: InputSpec, path: Path) -> None:

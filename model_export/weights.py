@@ -109,8 +109,20 @@ def load_state(model: nn.Module, state: State, source: str) -> None:
         shapes = [f"{key}: expected {tuple(own[key].shape)}, got {tuple(state[key].shape)}" for key in differing]
         raise ExportError(f"The weights {Path(source).name} are not of this architecture. Missing: {_some(missing)}; "
                           f"unknown: {_some(unknown)}; other shape: {_some(shapes)}. "
+                          + (_renaming({key: own[key].shape for key in missing}, {key: state[key].shape for key in unknown})
+                             if missing and not differing else "")
                           + _remedy(missing, unknown, [(own[key].shape, state[key].shape) for key in differing]))
     model.load_state_dict(own | state, strict=True)
+
+
+def _renaming(missing: dict[str, torch.Size], unknown: dict[str, torch.Size]) -> str:
+    """What to do where each unknown key may be a missing one under another name; else nothing."""
+    if sorted(missing.values()) != sorted(unknown.values()):
+        return ""
+    old, shape = next(iter(unknown.items()))
+    new = next(key for key, wanted in missing.items() if wanted == shape)
+    return (f"{old} has the shape of {new}: if it was renamed, give it that name, state[{new!r}] = state.pop({old!r}), and save "
+            "the weights again. Otherwise: ")
 
 
 def _remedy(missing: list[str], unknown: list[str], shapes: list[tuple[torch.Size, torch.Size]]) -> str:

@@ -11,7 +11,7 @@
     │   └── BadSettings           500  environment or deployment in which nothing can work
     └── Temporary                 503  try again
         ├── Unavailable                storage or database does not answer
-        └── Overloaded                 queue is full
+        └── Overloaded                 queue or memory is full
 
 A message is one sentence of what was expected and what came, and one of what to do. It is written for the client:
 it carries no path, no secret and no text of another exception.
@@ -89,4 +89,4 @@ class Unavailable(Temporary):
 
 
 class Overloaded(Temporary):
-    """A queue is full."""
+    """A queue is full, or memory."""

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from shutterless.errors import BadPicture, TooLarge
+from shutterless.errors import BadPicture, Overloaded, TooLarge
 from shutterless.exif import (
     ASCII,
     BYTE,
@@ -48,12 +48,15 @@ def open_header(picture: bytes, found: PictureFormat) -> ImageFile:
 
 @contextmanager
 def refusing(found: PictureFormat) -> Iterator[None]:
-    """Whatever Pillow raises within becomes BadPicture, whatever it warns of is dropped: for this thread alone."""
+    """Whatever Pillow raises within becomes BadPicture, or Overloaded where memory ran out; whatever it warns of is dropped:
+    for this thread alone."""
     _thread.hushed = True
     try:
         yield
     except BadPicture:
         raise
+    except MemoryError as error:  # the machine's fault, not the picture's
+        raise Overloaded("Expected memory for this picture, found none free. Send it again later.") from error
     except Image.DecompressionBombError as error:
         raise TooLarge("Expected a picture of reasonable size, got one that unfolds to far more pixels. "
                        "Make the picture smaller.") from error

@@ -1,6 +1,8 @@
 import stat
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cli.images import LOCAL_BASE, ROOT, bundle_in_models, docker_platform, fetch_base
 from cli.main import main
@@ -82,10 +84,20 @@ def test_a_model_is_baked_in_by_name_and_newest_version(tmp_path, make_bundle):
 
 
 @pytest.mark.parametrize("name", ["missing.pem", "LICENSE", "docker/trim.py"])
-def test_certificates_have_to_be_a_pem_file_that_the_build_can_see(name, pretend_docker, capsys):
+@pytest.mark.parametrize("option", ["--db-ca", "--signing-key"])
+def test_certificates_and_keys_have_to_be_a_pem_file_that_the_build_can_see(option, name, pretend_docker, capsys, monkeypatch):
+    monkeypatch.setattr("cli.images.bundle_in_models", lambda model, key: "signed/1")
     pretend_docker("echo linux/amd64")
-    assert main(["images", "--db-ca", name]) == 1
-    assert "--db-ca: expected a .pem file in the project's folder" in capsys.readouterr().err
+    assert main(["images", option, name]) == 1
+    assert f"{option}: expected a .pem file in the project's folder" in capsys.readouterr().err
+
+
+def test_a_bundle_that_the_key_did_not_sign_is_not_baked_in(pretend_docker, capsys, tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "public.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    pretend_docker("echo linux/amd64")
+    assert main(["images", "inference", "--signing-key", str(tmp_path / "public.pem")]) == 1
+    assert "not signed" in capsys.readouterr().err
 
 
 def test_both_recipes_are_plain_enough_for_every_builder():

@@ -231,6 +231,13 @@ def test_the_command_line_answers_only_with_a_signed_bundle(shutterless, shelf, 
     assert shutterless(*arguments, SHUTTERLESS_MODELS_DIR=str(shelf)).returncode == 0, "without a key, any"
 
 
+@pytest.mark.parametrize("model", ["unsigned", "altered"])
+def test_what_is_not_signed_is_not_measured_either(shutterless, shelf, public, model):
+    done = shutterless("bench", "model", model, SHUTTERLESS_MODELS_DIR=str(shelf), SHUTTERLESS_SIGNING_KEY=str(public))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert REFUSALS[model].encode() in done.stderr
+
+
 def test_a_setting_that_names_no_key_stops_the_command(shutterless, shelf, pictures):
     done = shutterless("predict", pictures / "red.png", "--model", "signed", SHUTTERLESS_MODELS_DIR=str(shelf),
                        SHUTTERLESS_SIGNING_KEY="absent.pem")

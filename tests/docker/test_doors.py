@@ -2,21 +2,26 @@
 
 import base64
 import json
+import shutil
+import subprocess
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from shutterless.bundles import find_bundle, read_bundle
 from shutterless.classifier import Classifier
-from tests.docker.containers import FunctionError
+from tests.docker.containers import Function, FunctionError
 from tests.lambdas.driver import s3_event, s3_record, sqs_event
 
 pytestmark = [pytest.mark.needs("docker", "postgres"), pytest.mark.timeout(900)]  # the first test builds the images
 
 ROOT = Path(__file__).parents[2]
+WITH_KEY = "shutterless-inference-test:with-key"
 
 
 def recorded(name: str) -> dict:
@@ -158,3 +163,41 @@ def test_certificates_that_the_image_lacks_are_asked_for_in_the_log(start_in_vpc
     upload = start_in_vpc("upload", SHUTTERLESS_DATABASE_CA="/var/task/database-ca.pem")
     assert upload.ask(recorded("upload-rest"))[0] == 500
     assert "Build the image with DB_CA=" in upload.log()
+
+@pytest.fixture(scope="module")
+def with_key(tmp_path_factory, base_image, make_bundle):
+    """An image of the inference Dockerfile with a public key in it and, baked in, a bundle that its owner signed."""
+    from cli.images import docker_platform, fetch_base
+    from model_export.sign import sign
+
+    project = tmp_path_factory.mktemp("project")
+    for name in ("docker", "lambdas", "requirements", "shutterless"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".dockerignore", "LICENSE", "LICENSE-Apache-2.0.txt", "NOTICE"):
+        shutil.copy(ROOT / name, project)
+    key = ec.generate_private_key(ec.SECP256R1())
+    (project / "private.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (project / "public.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    sign(read_bundle(make_bundle(project / "models", name="signed")), project / "private.key", lambda: "")
+    arguments = {"BASE_IMAGE": fetch_base(base_image), "PLATFORM": docker_platform(), "MODEL": "signed/1",
+                 "SIGNING_KEY": "public.pem"}
+    options = [word for item in arguments.items() for word in ("--build-arg", "=".join(item))]
+    subprocess.run(["docker", "build", "--quiet", "--force-rm", "--file", "docker/inference.Dockerfile", "--tag", WITH_KEY,
+                    *options, "."], cwd=project, check=True)
+    yield WITH_KEY
+    subprocess.run(["docker", "rmi", "--force", WITH_KEY], check=True)
+
+
+def test_a_function_with_a_key_answers_by_a_signed_bundle_and_refuses_another(with_key, docker_client, make_bundle, tmp_path):
+    event = recorded("predict")
+    unsigned = make_bundle(tmp_path, name="unsigned")
+    for folder in (tmp_path, *tmp_path.rglob("*")):
+        folder.chmod(0o755)
+    for options, expected in [({}, 200), ({"environment": {"MODEL_URI": "/models/unsigned/1"},
+                                           "volumes": {str(unsigned.parents[1]): {"bind": "/models", "mode": "ro"}}}, 503)]:
+        function = Function(docker_client, with_key, "lambdas.predict.handler", **options)
+        try:
+            assert function.ask(event)[0] == expected
+            assert ("The bundle is not signed" in function.log()) == (expected == 503)
+        finally:
+            function.remove()

@@ -71,6 +71,16 @@ def test_a_zip_with_a_damaged_member_is_read_but_for_that_one(flat_pictures: Pat
     assert "1 skipped (deep/er/0.png: Expected a file that can be read" in found.said
 
 
+def test_names_that_are_left_out_are_told(flat_pictures: Path, tmp_path: Path):
+    path = tmp_path / "flat.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a.png", ".hidden.png", "../outside.png", "__MACOSX/._a.png"):
+            archive.write(flat_pictures / "0.png", name)
+    found = find_calibration(path, KINDS, SPEC, tmp_path)
+    assert found.pictures.names == ("a.png",)
+    assert found.said.endswith("; 2 left out, since their names begin with a dot (../outside.png, .hidden.png)")
+
+
 @pytest.mark.parametrize("content", [{}, {"notes.txt": b"x"}, {"a.png": b"not a picture"}, {".hidden.png": b""}])
 def test_a_place_without_a_readable_picture_is_refused(tmp_path: Path, content: dict[str, bytes]):
     (tmp_path / "empty").mkdir()

@@ -145,7 +145,8 @@ def test_a_version_never_changes(bundle: Path, run: Path):
         export(from_run(run), name="kinds", version="1", models=bundle.parents[1], prepared=run / "prepared")
 
 
-def test_a_refused_model_leaves_no_half_written_bundle(run: Path, tmp_path: Path, monkeypatch):
+def test_int8_that_costs_accuracy_gives_way_to_fp32_and_where_insisted_on_leaves_no_bundle(
+        run: Path, tmp_path: Path, monkeypatch):
     from model_export import export as chain
     from model_export.errors import ExportError
     from model_export.quantize import quantize
@@ -156,8 +157,13 @@ def test_a_refused_model_leaves_no_half_written_bundle(run: Path, tmp_path: Path
 
     monkeypatch.setattr(chain, "quantize", spoil)
     with pytest.raises(ExportError, match=r"int8 is refused: on 48 .*95 % interval"):
-        chain.export(from_run(run), name="kinds", version="1", models=tmp_path, prepared=run / "prepared")
+        chain.export(from_run(run), name="kinds", version="1", models=tmp_path, prepared=run / "prepared", precision="int8")
     assert not (tmp_path / "kinds").exists()
+    said: list[str] = []
+    folder = chain.export(from_run(run), name="kinds", version="1", models=tmp_path, prepared=run / "prepared", step=said.append)
+    assert json.loads((folder / "manifest.json").read_text())["precision"] == "fp32"
+    assert any(sentence.startswith("this bundle is fp32, since int8 is refused: on 48") for sentence in said)
+    assert "| why it is fp32 | int8 is refused: on 48" in (folder / "report.md").read_text()
 
 
 def test_a_graph_that_answers_unlike_its_network_is_refused_by_parity(run: Path, tmp_path: Path):

@@ -116,12 +116,24 @@ def test_safetensors_load(state, tmp_path: Path):
     assert torch.equal(_load(tmp_path / "my.safetensors").state_dict()["fc.bias"], state["fc.bias"])
 
 
-def test_one_renamed_key_is_refused_by_name(state, tmp_path: Path):
+def test_one_renamed_key_is_refused_by_name_with_what_would_give_it_back(state, tmp_path: Path):
     from model_export.errors import ExportError
 
     state["layer1.0.conv1.kernel"] = state.pop("layer1.0.conv1.weight")
-    with pytest.raises(ExportError, match=r"Missing: layer1\.0\.conv1\.weight; unknown: layer1\.0\.conv1\.kernel"):
+    with pytest.raises(ExportError, match=r"Missing: layer1\.0\.conv1\.weight; unknown: layer1\.0\.conv1\.kernel") as refused:
         _load(_saved(state, tmp_path / "my.pth"))
+    assert "state['layer1.0.conv1.weight'] = state.pop('layer1.0.conv1.kernel')" in str(refused.value)
+    state["layer1.0.conv1.weight"] = state.pop("layer1.0.conv1.kernel")
+    _load(_saved(state, tmp_path / "my.pth"))
+
+
+def test_keys_of_another_architecture_are_no_renamed_ones(state, tmp_path: Path):
+    from model_export.errors import ExportError
+
+    state["head.weight"] = state.pop("fc.weight").T.contiguous()
+    with pytest.raises(ExportError, match=r"Give the --arch") as refused:
+        _load(_saved(state, tmp_path / "my.pth"))
+    assert "renamed" not in str(refused.value)
 
 
 def test_another_number_of_labels_is_refused_with_both_shapes(state, tmp_path: Path):

@@ -437,6 +437,26 @@ print(peak)
     assert int(shown) < 1_000_000_000
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit that other systems do not keep")
+def test_a_picture_that_finds_no_memory_is_to_come_again(encode):
+    picture = encode(Image.new("RGB", (6000, 5000)), "JPEG")
+    code = """
+import resource, sys
+from shutterless.errors import Overloaded
+from shutterless.pictures import decode
+picture = sys.stdin.buffer.read()
+decode(picture)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000, -1))
+try:
+    decode(picture)
+except Overloaded as error:
+    print(error)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], input=picture, capture_output=True, check=True).stdout
+    assert b"Send it again later" in shown
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; the heap of other systems gives blocks back by itself")
 def test_large_pictures_of_several_kinds_again_and_again_stay_below_one_gigabyte(encode, tmp_path):
     large, again = Image.new("RGBA", (6320, 6320), (10, 20, 30, 40)), Image.new("RGBA", (6320, 6320), (90, 20, 30, 40))
