@@ -16,6 +16,7 @@ from onprem.lingering import Lingering
 from shutterless import __version__
 from shutterless.settings import Settings
 
+MODULES = (predictions, uploads, records, pages, metrics)
 IO_THREADS = 8  # that wait for the database and for storage; FastAPI's default of 40 is more than both can serve
 
 
@@ -23,6 +24,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The app, its default model open and warm. Raises BadBundle or NotFound when that model must not be served."""
     app = describe()
     app.state.door = build_door(settings)
+    app.state.door.tallies.paths = plain_paths()
     answers.handle_errors(app)
     app.add_middleware(Envelope, api_keys=settings.api_keys, metrics_key=settings.metrics_key,
                        tallies=app.state.door.tallies)
@@ -37,10 +39,16 @@ def describe() -> FastAPI:
     """The app with its routes, and nothing behind them."""
     app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
                   docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
-    for module in (predictions, uploads, records, pages, metrics):
+    for module in MODULES:
         app.include_router(module.routes)
     app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+def plain_paths() -> frozenset[str]:
+    """Of all routes without a parameter."""
+    paths = (getattr(route, "path", "{") for module in MODULES for route in module.routes.routes)
+    return frozenset(path for path in paths if "{" not in path)
 
 
 @asynccontextmanager
