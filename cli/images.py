@@ -1,7 +1,8 @@
 """Build the container images of the functions; where no source has changed, nothing is built.
 
 An image's tags are the hash of its sources, and `latest`. `api` holds the functions upload, query and migrate,
-`inference` predict and infer, with the model baked in. `base` is a stand-in for AWS's base image, for machines that reach
+`inference` predict and infer, with the model baked in. `onprem` is the server, for a machine of your own; it is built when it is
+named, on Python's own base. `base` is a stand-in for AWS's base image, for machines that reach
 no container registry; it needs Debian's mmdebstrap and root.
 
 examples:
@@ -26,18 +27,21 @@ from pathlib import Path
 from infra.sources import AWS_BASE, ROOT, arguments_of, bundle_of_project, files_of, hash_of, recipe_of, source_hash
 from shutterless.errors import BadSettings
 
+PYTHON_BASE = "python:3.13-slim"
 LOCAL_BASE = "shutterless-base:local"
-IMAGES = ("api", "inference")
+IMAGES = ("api", "inference")  # what Lambda runs
+ALL_IMAGES = (*IMAGES, "onprem")
 BASE_SOURCES = ("docker/base", "requirements/base.txt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which images, and what goes into them."""
     parser.add_argument("images", nargs="*", metavar="IMAGE", type=_image, default=IMAGES,
-                        help="api, inference or base (default: api inference)")
+                        help="api, inference, onprem or base (default: api inference)")
     parser.add_argument("--model", metavar="MODEL", help="the bundle to bake in: NAME (its newest version) or NAME/VERSION")
     parser.add_argument("--base-image", metavar="IMAGE",
-                        help=f"what they stand on (default: {AWS_BASE}; where that cannot be pulled, {LOCAL_BASE} if it is here)")
+                        help=f"what they stand on (default: {AWS_BASE}, onprem: {PYTHON_BASE}; where that cannot be pulled, "
+                             f"{LOCAL_BASE} if it is here)")
     parser.add_argument("--db-ca", type=Path, metavar="FILE",
                         help="certificates that vouch for the database, such as RDS's bundle; a .pem file of this folder")
     parser.add_argument("--signing-key", type=Path, metavar="FILE",
@@ -51,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     docker_platform()
     if "base" in arguments.images:
         build_base()
-    build_all([name for name in IMAGES if name in arguments.images], base_image=arguments.base_image, model=arguments.model,
+    build_all([name for name in ALL_IMAGES if name in arguments.images], base_image=arguments.base_image, model=arguments.model,
               db_ca=arguments.db_ca, signing_key=arguments.signing_key, platform=arguments.platform)
     return 0
 
@@ -63,14 +67,18 @@ def build_all(names: Sequence[str] = IMAGES, *, base_image: str | None = None, m
     if not names:
         return {}
     values = {"MODEL": bundle_in_models(model, signing_key), "DB_CA": _pem("--db-ca", db_ca),
-              "SIGNING_KEY": _pem("--signing-key", signing_key), "BASE_IMAGE": fetch_base(base_image),
-              "PLATFORM": platform or docker_platform()}
-    return {name: build(name, values) for name in names}
+              "SIGNING_KEY": _pem("--signing-key", signing_key), "PLATFORM": platform or docker_platform()}
+    bases = {usual: fetch_base(base_image, usual) for usual in {_usual_base(name) for name in names}}
+    return {name: build(name, values | {"BASE_IMAGE": bases[_usual_base(name)]}) for name in names}
+
+
+def _usual_base(name: str) -> str:
+    return AWS_BASE if name in IMAGES else PYTHON_BASE
 
 
 def _image(name: str) -> str:
-    if name not in (*IMAGES, "base"):
-        raise argparse.ArgumentTypeError(f"expected api, inference or base, got {name!r}")
+    if name not in (*ALL_IMAGES, "base"):
+        raise argparse.ArgumentTypeError(f"expected api, inference, onprem or base, got {name!r}")
     return name
 
 
@@ -146,14 +154,14 @@ def docker_platform() -> str:
     return asked.stdout.strip()
 
 
-def fetch_base(asked: str | None = None) -> str:
-    """Pull a base image if it is not there, AWS's where none is asked for; returns its name. Where AWS's cannot be had and the
-    local one is here, that is taken, and said. Raises BadSettings."""
-    image = _local_base() if asked == LOCAL_BASE else asked or AWS_BASE
+def fetch_base(asked: str | None = None, usual: str = AWS_BASE) -> str:
+    """Pull a base image if it is not there, the usual one where none is asked for; returns its name. Where that cannot be had
+    and the local one is here, that is taken, and said. Raises BadSettings."""
+    image = _local_base() if asked == LOCAL_BASE else asked or usual
     if is_there(image) or not subprocess.run(["docker", "pull", "--quiet", image], stdout=sys.stderr, check=False).returncode:
         return image
     if asked is None and is_there(_local_base()):
-        print(f"{AWS_BASE} cannot be pulled: building on {LOCAL_BASE}, to try the functions here; do not deploy these.",
+        print(f"{usual} cannot be pulled: building on {LOCAL_BASE}, to try the functions here; do not deploy these.",
               file=sys.stderr)
         return _local_base()
     raise BadSettings(f"The base image {image} is not here and cannot be pulled. Where no container registry can be reached, "

@@ -18,6 +18,7 @@ from onprem.rates import Rates
 from shutterless import __version__
 from shutterless.settings import Settings
 
+MODULES = (predictions, uploads, batches, forms, records, pages, metrics)
 IO_THREADS = 8  # that wait for the database and for storage; FastAPI's default of 40 is more than both can serve
 
 
@@ -26,6 +27,7 @@ def create_app(settings: Settings) -> FastAPI:
     BadSettings for a file of keys without one."""
     app = describe()
     app.state.door = build_door(settings)
+    app.state.door.tallies.paths = plain_paths()
     answers.handle_errors(app)
     app.add_middleware(Envelope, keys=Keys(settings.api_keys, settings.api_keys_file), metrics_key=settings.metrics_key,
                        rates=Rates(settings.rate_per_s, settings.rate_burst), tallies=app.state.door.tallies)
@@ -41,10 +43,16 @@ def describe() -> FastAPI:
     """The app with its routes, and nothing behind them."""
     app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
                   docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
-    for module in (predictions, uploads, batches, forms, records, pages, metrics):
+    for module in MODULES:
         app.include_router(module.routes)
     app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+def plain_paths() -> frozenset[str]:
+    """Of all routes without a parameter."""
+    paths = (getattr(route, "path", "{") for module in MODULES for route in module.routes.routes)
+    return frozenset(path for path in paths if "{" not in path)
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 MOST_LABELS = 20  # of a model; those that come later are counted together
 OTHER = "other"
-NO_ROUTE = "none"  # no such address, or refused at the door
+NO_ROUTE = "none"  # no such address
 GONE = 499  # nginx's status for a client that left before its answer
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 STATES = ("accepted", "done", "failed", "stalled")
@@ -76,10 +76,12 @@ class ModelTally:
 class Tallies:
     """All counts of one server. Any thread may call the methods; hold `lock` to read the fields.
 
+    paths: of the routes without parameters, which are told by name even where no route was looked for.
     requests: by (route, method, status). latency: seconds by (route, method), from the request's head to the end of its
     answer. failures: by (way, reason), ways being "request" and "upload". uploads: by what became of them, in this process.
     """
 
+    paths: frozenset[str] = frozenset()
     lock: threading.Lock = field(default_factory=threading.Lock)
     in_flight: int = 0
     requests: defaultdict[tuple[str, str, int], int] = field(default_factory=lambda: defaultdict(int))
@@ -100,9 +102,10 @@ class Tallies:
             self.in_flight += 1
 
     def answered(self, scope: Any, status: int, seconds: float) -> None:
-        """It is over. `scope` has been through the router; its state may name the `reason` of a failure."""
+        """It is over. `scope` has a `route` where one was looked for; its state may name the `reason` of a failure."""
         route, method = scope.get("route"), scope["method"]
-        path = route.path if route is not None else NO_ROUTE
+        asked = scope["path"] if scope["path"] in self.paths else NO_ROUTE  # refused before it came to a route
+        path = route.path if route is not None else asked
         method = method if method in METHODS else OTHER
         with self.lock:
             self.in_flight -= 1

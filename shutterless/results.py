@@ -419,8 +419,8 @@ class Results:
     def backlog(self) -> Backlog:
         """What waits for an outcome. A picture that is expected, and has not come yet, does not wait."""
         c = results.c
-        expected = sa.and_(c.attempts == 0, c.claimed_until > self._now())
-        waiting = sa.and_(c.status == "pending", sa.or_(c.claimed_until.is_(None), sa.not_(expected)))
+        expected = sa.and_(c.attempts == 0, c.claimed_until.is_not(None))
+        waiting = sa.and_(c.status == "pending", sa.not_(expected))
         pending, stalled = (sa.select(sa.func.count()).select_from(results).where(where).scalar_subquery()
                             for where in (waiting, c.status == "stalled"))
         oldest = sa.select(c.created_at).where(waiting).order_by(c.id).limit(1).scalar_subquery()

