@@ -134,7 +134,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _environ(options: argparse.Namespace) -> dict[str, str]:
-    return {name: value for name, value in (("DATABASE_URL", options.database_url), ("SHUTTERLESS_MODEL", options.model)) if value}
+    wanted = {"DATABASE_URL": options.database_url, "SHUTTERLESS_MODEL": options.model}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def soak(clients: int, *, minutes: float, kills: int, environ: dict[str, str]) -> dict[str, Any]:
