@@ -27,7 +27,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -106,8 +106,11 @@ class Client:
             said = answer.read()
             return answer.status, json.loads(said) if said else None
         except GONE:
-            self._connection.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,7 +137,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _environ(options: argparse.Namespace) -> dict[str, str]:
-    return {name: value for name, value in (("DATABASE_URL", options.database_url), ("SHUTTERLESS_MODEL", options.model)) if value}
+    wanted = {"DATABASE_URL": options.database_url, "SHUTTERLESS_MODEL": options.model}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def soak(clients: int, *, minutes: float, kills: int, environ: dict[str, str]) -> dict[str, Any]:
@@ -165,15 +169,15 @@ def soak(clients: int, *, minutes: float, kills: int, environ: dict[str, str]) -
 
 
 def _upload_until(over: threading.Event, port: int, told: Told, number: int) -> None:
-    client, picture = Client(port), drawn_jpeg()
-    turn = number
-    while not over.is_set():
-        turn += 1
-        try:
-            _upload(client, WAYS[turn % len(WAYS)], picture, told)
-        except GONE:
-            told.broke()
-            over.wait(0.1)
+    picture, turn = drawn_jpeg(), number
+    with closing(Client(port)) as client:
+        while not over.is_set():
+            turn += 1
+            try:
+                _upload(client, WAYS[turn % len(WAYS)], picture, told)
+            except GONE:
+                told.broke()
+                over.wait(0.1)
 
 
 def _upload(client: Client, way: str, picture: bytes, told: Told) -> None:
@@ -237,10 +241,11 @@ def drawn_jpeg() -> bytes:
 def _settled(port: int, acknowledged: set[str]) -> list[dict[str, Any]]:
     """All rows, as soon as none is pending that was acknowledged: a killed server's leases end by time, and forms that were
     never sent wait for longer."""
-    deadline_s, client = time.monotonic() + SETTLE_S, Client(port)
-    while time.monotonic() < deadline_s and {row["request_id"] for row in _rows(client, "&status=pending")} & acknowledged:
-        time.sleep(1)
-    return list(_rows(client))
+    deadline_s = time.monotonic() + SETTLE_S
+    with closing(Client(port)) as client:
+        while time.monotonic() < deadline_s and {row["request_id"] for row in _rows(client, "&status=pending")} & acknowledged:
+            time.sleep(1)
+        return list(_rows(client))
 
 
 def _rows(client: Client, query: str = "") -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ from shutterless.objects import explained
 WRITE_BYTES = 1_000_000  # go to the disk at a time
 FIELD_BYTES = 8_192  # of a field that is no file; what goes beyond is cut off, and fits nothing
 MAX_FIELDS = 1_100
-SPARE_BYTES = 200_000_000  # of the disk, for the database: no form may take them
+SPARE_BYTES = 50_000_000  # of the disk, for the database: no form may take them
 FILE_FIELDS = (b"file", b"files")
 
 

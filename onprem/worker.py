@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Executor, wait
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from onprem.storage import Outage, Storage
 from onprem.tallies import Tallies, reason_of
-from shutterless.errors import ShutterlessError
 from shutterless.expiry import expire_late
 from shutterless.pictures import Limits
 from shutterless.settling import HOPELESS, STALLED, Work
@@ -42,6 +40,7 @@ class Worker:
         self._batch, self._lease_s, self._poll_s, self._retry_s = batch, lease_s, poll_s, retry_s
         self._tallies = tallies or Tallies()
         self._outage = Outage("No work can be taken from the database; trying again")
+        self._late_outage = Outage("Nobody can say which announced pictures never came; trying again")
         self._looked_at = -poll_s
         self._woken, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -72,9 +71,12 @@ class Worker:
         if monotonic() - self._looked_at < self._poll_s:
             return
         self._looked_at = monotonic()
-        with suppress(ShutterlessError):  # _take meets the same fault, and tells
+        try:
             results = self._storage.results
             expire_late(results, lambda: self._storage.objects, came=lambda record: results.arrive(record.request_id))
+            self._late_outage.ended()
+        except Exception:  # logged; the rows wait for the next look
+            self._late_outage.goes_on()
 
     def _take(self) -> int:
         """Settle one batch; returns how many there were."""

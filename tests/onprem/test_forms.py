@@ -144,7 +144,7 @@ def test_forms_outlive_kill_9_with_their_rows_and_their_secret_is_for_nobody_els
     assert re.fullmatch("[0-9a-f]{64}", secret.read_text())
     second = start()
     with httpx.Client(base_url=second.url(), timeout=60) as client:
-        form["url"] = f"{client.base_url}uploads/form"
+        form["url"] = f"{client.base_url}/uploads/form"
         assert client.get("/results", params={"request_id": form["request_id"]}).json()["results"][0]["status"] == "pending"
         assert post(client, form, jpeg("blue")).status_code == 204
         assert settle(client, form["request_id"])["predicted_label"] == "blue"
@@ -172,7 +172,7 @@ def test_servers_with_the_same_secret_take_each_other_s_forms_where_they_are_tol
     other = open_door(var_dir=tmp_path / "other", **shared)
     form = announced(one, jpeg())
     assert form["url"] == "https://pictures.example/api/uploads/form"
-    form["url"] = f"{other.base_url}uploads/form"
+    form["url"] = f"{other.base_url}/uploads/form"
     assert post(other, form, jpeg()).status_code == 204
     assert not (tmp_path / "one" / "form-secret").exists()
 

@@ -10,6 +10,9 @@ def test_nothing_secret_is_ever_logged(start, jpeg, tmp_path) -> None:
     file.write_text(FILED)
     server = start(SHUTTERLESS_API_KEYS=KEY, SHUTTERLESS_API_KEYS_FILE=file, SHUTTERLESS_FORM_SECRET=FORM_SECRET)
     url, said, secrets = server.url(), [], {KEY, FILED, PASSWORD, FORM_SECRET}
+    objects = tmp_path / "var" / "objects" / "uploads"
+    objects.mkdir(parents=True, exist_ok=True)
+    (objects / "classify").write_text("in the way of a folder, so that nothing can be stored")
     with httpx.Client(base_url=url, timeout=60) as client:
         for key in (KEY, FILED, "wrong-key-1234"):
             secrets.add(key)
@@ -19,8 +22,6 @@ def test_nothing_secret_is_ever_logged(start, jpeg, tmp_path) -> None:
                 secrets.add(form["fields"]["signature"])
                 changed = form["fields"] | {"key": "uploads/classify/other.jpg"}
                 said.append(httpx.post(form["url"], data=changed, files={"file": jpeg()}).text)
-                (tmp_path / "var" / "objects" / "uploads").mkdir(parents=True, exist_ok=True)
-                (tmp_path / "var" / "objects" / "uploads" / "classify").write_text("in the way of a folder")
                 said.append(httpx.post(form["url"], data=form["fields"], files={"file": jpeg()}).text)
             said += [client.request(method, path, headers=headers, params={"api_key": key}, content=content).text
                      for method, path, content in (("POST", "/predict", b"no"), ("POST", "/upload", jpeg()),
