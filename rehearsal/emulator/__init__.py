@@ -1,0 +1,1 @@
+"""What the emulator lacks of AWS, completed service by service. Runs in the emulator's environment, not in the project's."""
