@@ -14,21 +14,17 @@ examples:
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from infra.sources import AWS_BASE, ROOT, arguments_of, bundle_of_project, files_of, hash_of, recipe_of, source_hash
 from shutterless.errors import BadSettings
 
-ROOT = Path(__file__).parent.parent
-AWS_BASE = "public.ecr.aws/lambda/python:3.13"
 LOCAL_BASE = "shutterless-base:local"
 IMAGES = ("api", "inference")
 BASE_SOURCES = ("docker/base", "requirements/base.txt")
@@ -75,8 +71,8 @@ def _image(name: str) -> str:
 
 def build(name: str, values: Mapping[str, str]) -> str:
     """Build docker/<name>.Dockerfile with the build arguments `values`, unless it was; returns its tag, name:hash."""
-    recipe = ROOT / "docker" / f"{name}.Dockerfile"
-    values = {name: value for name, value in values.items() if re.search(rf"^ARG {name}\b", recipe.read_text(), re.MULTILINE)}
+    recipe = recipe_of(name)
+    values = arguments_of(recipe, values)
     tag = f"shutterless-{name}:{source_hash(recipe, values)}"
     if is_there(tag):
         print(f"{tag}: there already, as no source of it has changed")
@@ -108,47 +104,24 @@ def build_base() -> None:
 
 def _local_base() -> str:
     """The tag behind LOCAL_BASE, so that images built on it change when it does."""
-    return f"shutterless-base:{_hash(_files(BASE_SOURCES), {})}"
-
-
-def source_hash(recipe: Path, values: Mapping[str, str]) -> str:
-    """16 hex digits that stand for all that goes into an image: the Dockerfile, what it copies, and build arguments."""
-    text = re.sub(r"\$\{(\w+)\}", lambda name: values.get(name[1], ""), recipe.read_text(encoding="utf-8"))
-    copied = [source for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE) for source in line.split()[:-1]]
-    return _hash([recipe, *_files(copied)], values)
-
-
-def _files(names: Iterable[str]) -> list[Path]:
-    """All files of these files and folders of the project that a build sees, in order."""
-    places = [ROOT / name for name in names]
-    found = {file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file()}
-    return sorted(file for file in found if not {"__pycache__", "plots"} & {*file.parts} and not file.name.startswith("report."))
-
-
-def _hash(files: list[Path], values: Mapping[str, str]) -> str:
-    listed = [(file.relative_to(ROOT).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
-    return hashlib.sha256(json.dumps([listed, sorted(values.items())]).encode()).hexdigest()[:16]
+    return f"shutterless-base:{hash_of(files_of(BASE_SOURCES), {})}"
 
 
 def bundle_in_models(model: str | None) -> str:
     """NAME/VERSION of a bundle that lies in the project's models folder and is whole."""
     from cli.environment import read_settings
-    from shutterless.bundles import find_bundle, read_bundle
 
-    folder = read_bundle(find_bundle(model or read_settings().model, ROOT / "models")).folder
-    if not folder.is_relative_to(ROOT / "models"):
-        raise BadSettings(f"Expected a bundle of the models folder, got {folder.name} elsewhere. Copy it into models/.")
-    return folder.relative_to(ROOT / "models").as_posix()
+    return bundle_of_project(model or read_settings().model)[0]
 
 
 def _certificates(file: Path | None) -> str:
-    """Its name in the folder that the build sees."""
+    """Its path in the folder that the build sees."""
     if file is None:
         return ""
     path = file.resolve()
-    if not (path.is_file() and path.parent == ROOT and path.suffix == ".pem"):
+    if not (path.is_file() and path.parent in (ROOT, ROOT / "docker") and path.suffix == ".pem"):
         raise BadSettings(f"--db-ca: expected a .pem file in the project's folder, got {file}. Copy it there.")
-    return path.name
+    return path.relative_to(ROOT).as_posix()
 
 
 def docker_platform() -> str:

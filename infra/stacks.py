@@ -1,0 +1,54 @@
+"""A stage -> its stacks, in the order in which they stand on each other: Registry, Site, Data, Service, Api, Watch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import aws_cdk as cdk
+
+from infra.data import DataStack
+from infra.images import Sources
+from infra.registry import Registry, synthesizer_of
+from infra.service import ServiceStack
+from infra.site import SiteStack
+from infra.sources import AWS_BASE, bundle_of_project
+from infra.stages import Stage, stage_named
+
+NO_ACCOUNT, REGION = "0" * 12, "us-east-1"  # of a synth without credentials
+DEFAULT_MODEL = "eurosat-lite0"
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """Those of one stage."""
+
+    registry: Registry
+    site: SiteStack
+    data: DataStack
+    service: ServiceStack
+
+
+def build(app: cdk.App, stage: str | Stage | None, *, account: str | None = None, region: str | None = None,
+          model: str | None = None, base_image: str | None = None) -> Stacks:
+    """All stacks of a stage, in `app`. Raises BadStage, and what a broken bundle raises.
+
+    account, region: where it will be deployed. model: the bundle in models/. base_image: what the functions' images stand on.
+    """
+    stage = stage if isinstance(stage, Stage) else stage_named(stage)
+    account, region = account or NO_ACCOUNT, region or REGION
+    cdk.Tags.of(app).add("shutterless:stage", stage.name)
+    sources = Sources(bundle=bundle_of_project(model or DEFAULT_MODEL)[0], base_image=base_image or AWS_BASE)
+
+    def named(name: str) -> dict[str, Any]:
+        return {"stack_name": f"shutterless-{stage.name}-{name.lower()}", "env": cdk.Environment(account=account, region=region),
+                "termination_protection": stage.keeps_data, "description": f"Shutterless {stage.name}: {name.lower()}"}
+
+    registry = Registry(app, "Registry", stage=stage, account=account, region=region, **named("Registry"))
+    synthesizer = synthesizer_of(registry)
+    site = SiteStack(app, "Site", stage=stage, synthesizer=synthesizer, **named("Site"))
+    data = DataStack(app, "Data", stage=stage, site=site, models_name=registry.models_name, synthesizer=synthesizer, **named("Data"))
+    registry.data_stack = data
+    service = ServiceStack(app, "Service", stage=stage, data=data, sources=sources, outdir=app.outdir, synthesizer=synthesizer,
+                           **named("Service"))
+    return Stacks(registry, site, data, service)
