@@ -7,8 +7,11 @@ from typing import Any
 
 import aws_cdk as cdk
 
+from infra.account import AccountStack
+from infra.api import ApiStack
 from infra.data import DataStack
 from infra.images import Sources
+from infra.monitoring import WatchStack
 from infra.registry import Registry, synthesizer_of
 from infra.service import ServiceStack
 from infra.site import SiteStack
@@ -21,12 +24,15 @@ DEFAULT_MODEL = "eurosat-lite0"
 
 @dataclass(frozen=True)
 class Stacks:
-    """Those of one stage."""
+    """Those of one stage, and the one that all stages of the account share."""
 
     registry: Registry
     site: SiteStack
     data: DataStack
     service: ServiceStack
+    account: AccountStack
+    api: ApiStack
+    watch: WatchStack
 
 
 def build(app: cdk.App, stage: str | Stage | None, *, account: str | None = None, region: str | None = None,
@@ -51,4 +57,10 @@ def build(app: cdk.App, stage: str | Stage | None, *, account: str | None = None
     registry.data_stack = data
     service = ServiceStack(app, "Service", stage=stage, data=data, sources=sources, outdir=app.outdir, synthesizer=synthesizer,
                            **named("Service"))
-    return Stacks(registry, site, data, service)
+    shared = AccountStack(app, "Account", stack_name="shutterless-account", description="Shutterless: what all stages share",
+                          env=cdk.Environment(account=account, region=region))
+    cdk.Tags.of(shared).remove("shutterless:stage")
+    api = ApiStack(app, "Api", stage=stage, service=service, site=site, synthesizer=synthesizer, **named("Api"))
+    api.add_stack_dependency(shared)
+    watch = WatchStack(app, "Watch", stage=stage, data=data, service=service, api=api, synthesizer=synthesizer, **named("Watch"))
+    return Stacks(registry, site, data, service, shared, api, watch)

@@ -1,0 +1,143 @@
+"""What an operator has to act on. Each alarm says what to look at first, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from constructs import Construct
+
+from infra.signals import BUSY, FIVE_MIN, Signals
+
+if TYPE_CHECKING:
+    from infra.database import Postgres
+    from infra.functions import Worker
+    from infra.queues import TaskQueue
+    from infra.stages import Stage
+
+ERROR_PERCENT = 5  # of a function's calls
+REFUSED_PERCENT = 2  # of the API's answers that are 5xx
+NEAR_TIMEOUT = 0.8  # of a function's timeout, at p99
+FULL = 0.8  # of the database's connections
+FREE_STORAGE = 0.05  # of what was allocated: below a tenth, RDS was to have made more
+BUSY_PERCENT = 90  # of the database's CPU, or of Aurora's units
+DUPLICATE_PERCENT = 20  # of messages: SQS itself repeats one in some ten thousand
+WAITING_VISIBILITIES = 2  # times the visibility: by then a message was tried in vain, or nobody tries
+
+_MORE = cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD
+_LESS = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
+
+
+class Alarms(Construct):
+    """`.all`, and `.topic`, which hears of each when it begins and when it ends."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, stage: Stage, signals: Signals) -> None:
+        super().__init__(scope, construct_id)
+        self._stage, self._signals = stage, signals
+        self.all: list[cloudwatch.Alarm] = []
+        self.topic = sns.Topic(self, "Topic", display_name=f"Shutterless {stage.name}", enforce_ssl=True)
+        self._let_cloudwatch_publish()
+        if stage.alarm_email:
+            self.topic.add_subscription(subscriptions.EmailSubscription(stage.alarm_email))
+
+    def _let_cloudwatch_publish(self) -> None:
+        """A topic with a policy of its own loses the usual one, by which the account's alarms may publish."""
+        stack = cdk.Stack.of(self)
+        self.topic.add_to_resource_policy(iam.PolicyStatement(
+            principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")], actions=["sns:Publish"],
+            resources=[self.topic.topic_arn], conditions={
+                "ArnLike": {"aws:SourceArn": stack.format_arn(service="cloudwatch", resource="alarm", resource_name="*",
+                                                              arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME)},
+                "StringEquals": {"aws:SourceAccount": stack.account}}))
+
+    def watch_api(self) -> None:
+        signals = self._signals
+        share = cloudwatch.MathExpression(
+            expression="100 * failed / asked", label="5xx, % of requests", period=FIVE_MIN,
+            using_metrics={"failed": signals.of_api("5XXError", "Sum", "5xx"), "asked": signals.of_api("Count", "Sum", "requests")})
+        self._alarm("ApiErrors", share, REFUSED_PERCENT, times=2, says=(
+            f"More than {REFUSED_PERCENT} % of the API's answers are 5xx. Look at the row Errors of the dashboard: if a function "
+            "fails, read its last errors at the dashboard's end; if none does, the API's access log names the refusal. After a "
+            "deploy, deploy the version before."))
+
+    def watch_functions(self, workers: Iterable[Worker]) -> None:
+        for worker in workers:
+            if worker.name in BUSY:
+                self._watch_function(worker)
+
+    def _watch_function(self, worker: Worker) -> None:
+        signals, name = self._signals, worker.name
+        title, timeout_s = name.title(), self._stage.functions[name].timeout_s
+        share = cloudwatch.MathExpression(
+            expression="100 * errors / calls", label="errors, % of calls", period=FIVE_MIN,
+            using_metrics={"errors": signals.of_function(worker, "Errors", "Sum"),
+                           "calls": signals.of_function(worker, "Invocations", "Sum")})
+        self._alarm(f"{title}Errors", share, ERROR_PERCENT, times=2, says=(
+            f"More than {ERROR_PERCENT} % of the calls of {name} end in an error. Run: shutterless logs {self._stage.name}. A time-out "
+            "or a lack of memory stands there as such. After a deploy, deploy the version before."))
+        self._alarm(f"{title}Slow", signals.of_function(worker, "Duration", "p99"), 1000 * NEAR_TIMEOUT * timeout_s, times=3, says=(
+            f"The slowest hundredth of the calls of {name} takes more than {NEAR_TIMEOUT:.0%} of its timeout of {timeout_s} s. Look "
+            "at the database's CPU, at cold starts and at the memory it uses; then give it more memory in infra/stages.py, which "
+            "gives it more CPU."))
+        self._alarm(f"{title}Throttled", signals.of_function(worker, "Throttles", "Sum"), 0, times=2, says=(
+            f"AWS refuses calls of {name}: as many copies run as the account or its reservation allows. Look at the row Functions; "
+            "ask for more under Service Quotas, Lambda, Concurrent executions, or lower the throttle in infra/stages.py."))
+
+    def watch_queue(self, queue: TaskQueue) -> None:
+        signals, stage = self._signals, self._stage.name
+        task, waiting_s = queue.task, WAITING_VISIBILITIES * self._stage.visibility_s
+        self._alarm(f"{task.title()}Waiting", signals.of_queue(queue.queue, "ApproximateAgeOfOldestMessage", "Maximum", "oldest"),
+                    waiting_s, times=2, says=(
+            f"A picture has been waiting for {waiting_s} s. Look whether infer fails or is throttled; if it works well, more comes "
+            "than it can do: raise queue_concurrency in infra/stages.py. Nothing is lost meanwhile."))
+        self._alarm(f"{task.title()}DeadLetters",
+                    signals.of_queue(queue.dead_letters, "ApproximateNumberOfMessagesVisible", "Maximum", "dead letters"), 0, says=(
+            f"Pictures were given up after {self._stage.max_receives} deliveries. Run: shutterless redrive {stage}, which groups them "
+            "by reason and sends them back when the cause is mended. They are kept for 14 days."))
+
+    def watch_pictures(self) -> None:
+        """What infer itself counts."""
+        signals, stage = self._signals, self._stage.name
+        self._alarm("Stalled", signals.ours("LastChances", "infer"), 0, says=(
+            "Results are marked stalled: their last delivery has begun, and dead letters may follow. Run: shutterless logs "
+            f"{stage}, and mend what infer names there, most often the database or the model; then shutterless redrive {stage}."))
+        share = cloudwatch.MathExpression(
+            expression="100 * duplicates / messages", label="duplicates, % of messages", period=FIVE_MIN,
+            using_metrics={"duplicates": signals.ours("Duplicates", "infer"), "messages": signals.ours("Messages", "infer")})
+        self._alarm("Duplicates", share, DUPLICATE_PERCENT, times=3, says=(
+            f"More than {DUPLICATE_PERCENT} % of the messages name a picture that was answered already. No result is wrong, but work is "
+            "paid twice: infer ends before its messages are acknowledged (look for time-outs), or a client sends its forms again."))
+
+    def watch_database(self, database: Postgres) -> None:
+        signals, wanted = self._signals, self._stage.database
+        most = FULL * wanted.max_connections
+        self._alarm("DatabaseConnections", signals.of_database(database, "DatabaseConnections", "Maximum", "connections"), most,
+                    says=(f"More than {most:.0f} of {wanted.max_connections} connections are open. Look which function's concurrency "
+                          "has grown; reserve it in infra/stages.py, or turn the proxy on."))
+        if database.is_cluster:
+            self._alarm("DatabaseUnits", signals.of_database(database, "ACUUtilization", "Average", "units"), BUSY_PERCENT, times=3,
+                        says=(f"Aurora uses more than {BUSY_PERCENT} % of the units it may. Look at its slow queries in Performance "
+                              "Insights; raise max_units in infra/stages.py."))
+            return
+        self._alarm("DatabaseCpu", signals.of_database(database, "CPUUtilization", "Average", "CPU"), BUSY_PERCENT, times=3, says=(
+            f"The database's CPU has been above {BUSY_PERCENT} % for a quarter of an hour. Look whether clients ask /stats or /results "
+            "often; take a larger instance in infra/stages.py."))
+        free = FREE_STORAGE * wanted.storage_gb * 1024 ** 3
+        self._alarm("DatabaseStorage", signals.of_database(database, "FreeStorageSpace", "Minimum", "free"), free, less=True, says=(
+            f"Less than {FREE_STORAGE:.0%} of the database's {wanted.storage_gb} GB is free, and RDS made no more. Raise "
+            "max_storage_gb in infra/stages.py and deploy, before it is full and refuses to write."))
+
+    def _alarm(self, name: str, metric: cloudwatch.IMetric, threshold: float, *, says: str, times: int = 1, less: bool = False) -> None:
+        """Above the threshold (`less`: below), in as many periods of five minutes. Silence is no alarm: nobody may be asking."""
+        alarm = cloudwatch.Alarm(
+            self, name, metric=metric, threshold=threshold, evaluation_periods=times, comparison_operator=_LESS if less else _MORE,
+            alarm_description=says, treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING)
+        alarm.add_alarm_action(actions.SnsAction(self.topic))
+        alarm.add_ok_action(actions.SnsAction(self.topic))
+        self.all.append(alarm)
