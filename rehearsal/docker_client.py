@@ -29,7 +29,7 @@ def bridge_address() -> str:
     """Of this machine, as containers see it: the one address that functions and their clients share."""
     address = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
     if sys.platform != "linux":
-        raise BadSettings("A rehearsal needs Docker on Linux, or in WSL: elsewhere containers and their machine share no address.")
+        raise BadSettings("A rehearsal needs Docker on Linux or in WSL: elsewhere containers and machine share no address.")
     return address
 
 

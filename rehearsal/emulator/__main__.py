@@ -14,9 +14,9 @@ def main() -> None:
     changes = list(pinned.changes())
     if changes:
         sys.exit("\n".join(changes))
-    from rehearsal.emulator import alarms, database, images, network
+    from rehearsal.emulator import alarms, buckets, database, images, network
 
-    for service in (network, images, database, alarms):
+    for service in (network, buckets, images, database, alarms):
         service.complete()
     serve(os.environ["REHEARSAL_BIND"].split(","))
 
