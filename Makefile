@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help local test check images invoke base rehearse train export publish bench bench-cold lock install-export clean
+.PHONY: help local test check images invoke base synth deploy destroy rehearse train export publish bench bench-cold lock install-export clean
 
 BIN := .venv/bin
 MADE := .venv/made
@@ -63,7 +63,16 @@ invoke: $(MADE)/project ## predict in its container, asked once; needs no creden
 base: $(MADE)/project ## a base image for `make images` where no container registry can be reached: Debian, as root
 	@exec $(BIN)/shutterless images base
 
-rehearse: $(MADE)/onprem $(MADE)/infra $(EMULATOR) ## a real deploy onto an emulator of AWS, driven, looked at, destroyed   [KEEP=1 BASE_IMAGE=image]
+synth: $(MADE)/cdk ## the CloudFormation templates; needs no credentials and no Docker   [STAGE=dev MODEL=name]
+	@exec $(BIN)/shutterless synth '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+deploy: $(MADE)/cdk ## into your AWS account, and tried there   [STAGE=dev MODEL=name ARGS=--without-page]
+	@exec $(BIN)/shutterless deploy '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+destroy: $(MADE)/cdk ## take it away again   [STAGE=dev CONFIRM=prod]
+	@exec $(BIN)/shutterless destroy '$(or $(STAGE),dev)' $(if $(CONFIRM),--confirm '$(CONFIRM)') $(ARGS)
+
+rehearse: $(MADE)/onprem $(MADE)/cdk $(EMULATOR) ## a real deploy onto an emulator of AWS, driven, looked at, destroyed   [KEEP=1 BASE_IMAGE=image]
 	@KEEP='$(KEEP)' BASE_IMAGE='$(BASE_IMAGE)' exec $(BIN)/python -m rehearsal $(ARGS)
 
 bench: $(MADE)/bench ## the server's start and its cost per picture, against decode + preprocess + inference   [MODEL=name]
@@ -90,7 +99,7 @@ lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [
 	@$(COMPILE) --no-annotate $(ARGS) --group base --no-deps -o requirements/base.txt >/dev/null
 
 clean: ## remove all that was made: .venv, var (results, pictures, trainings) and caches
-	rm -rf .venv var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv var build dist cdk.out infra/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- Installing -----------------------------------------------------------------------------------------------------
@@ -108,6 +117,11 @@ $(MADE)/project: pyproject.toml $(MADE)/installer
 # Bytecode now: without it the server starts in twice the time, and where PYTHONDONTWRITEBYTECODE is set, every time.
 $(MADE)/onprem $(MADE)/export $(MADE)/infra $(MADE)/bench $(MADE)/dev: $(MADE)/%: requirements/%.txt $(MADE)/project
 	@$(UV_INSTALL) --require-hashes --only-binary :all: --compile-bytecode -r $<
+	@touch $@
+
+# Node comes with the Python packages; npm checks what it gets against the lock.
+$(MADE)/cdk: infra/package-lock.json $(MADE)/infra
+	@cd infra && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent
 	@touch $@
 
 $(MADE)/torch: requirements/torch.txt | $(MADE)/export

@@ -15,6 +15,8 @@ from cli import (
     bench,
     check,
     check_signature,
+    deploy,
+    destroy,
     event,
     export,
     graph,
@@ -29,6 +31,7 @@ from cli import (
     report,
     serve,
     sign,
+    synth,
     train,
 )
 from shutterless.errors import ShutterlessError
@@ -39,6 +42,7 @@ GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check, bench)),
     ("Serve it", (serve,)),
     ("In containers, as on AWS", (images, event, invoke)),
+    ("On AWS", (synth, deploy, destroy)),
     ("Make one", (train, export, optimise, sign, check_signature, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )
@@ -55,7 +59,7 @@ Exit codes: 0 done, 1 not all could be done (standard error says what and why), 
 
 
 UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # a place of the user's, no fault of ours
-OURS = ("shutterless", "cli", "onprem", "lambdas", "model_export", "benchmarks")
+OURS = ("shutterless", "cli", "onprem", "lambdas", "model_export", "benchmarks", "infra")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

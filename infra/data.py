@@ -77,5 +77,5 @@ class DataStack(Stack):
         bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(queue_configurations=rules)
 
 
-_PRIVATE: dict[str, Any] = {"enforce_ssl": True, "minimum_tls_version": 1.2, "block_public_access": s3.BlockPublicAccess.BLOCK_ALL,
-                            "encryption": s3.BucketEncryption.S3_MANAGED}
+_PRIVATE: dict[str, Any] = {"enforce_ssl": True, "minimum_tls_version": 1.2, "encryption": s3.BucketEncryption.S3_MANAGED,
+                            "block_public_access": s3.BlockPublicAccess.BLOCK_ALL}

@@ -1,7 +1,7 @@
-"""Where the app publishes what it deploys: its images in repositories of its own, its templates and files in a bucket of its own.
+"""Where the app publishes what it deploys: images in repositories of its own, templates and files in a bucket of its own.
 
-The other stacks are synthesized by `synthesizer_of(registry)`; then one `cdk deploy --all` builds, pushes, uploads and deploys, and a
-second one pushes and replaces nothing, since all is named by what is in it.
+The other stacks are synthesized by `synthesizer_of(registry)`; then one `cdk deploy --all` builds, pushes, uploads and deploys,
+and a second one pushes and replaces nothing, since all is named by what is in it.
 """
 
 from __future__ import annotations

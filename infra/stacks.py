@@ -43,7 +43,8 @@ def build(app: cdk.App, stage: str | Stage | None, *, account: str | None = None
     """
     stage = stage if isinstance(stage, Stage) else stage_named(stage)
     account, region = account or NO_ACCOUNT, region or REGION
-    cdk.Tags.of(app).add("shutterless:stage", stage.name)
+    app.node.set_context("@aws-cdk/core:defaultCrossStackReferences", "strong")  # a stack keeps what others still use
+    cdk.Tags.of(app).add("shutterless:stage", stage.name, exclude_resource_types=["AWS::RDS::DBProxyTargetGroup"])
     sources = Sources(bundle=bundle_of_project(model or DEFAULT_MODEL)[0], base_image=base_image or AWS_BASE)
 
     def named(name: str) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def build(app: cdk.App, stage: str | Stage | None, *, account: str | None = None
     registry = Registry(app, "Registry", stage=stage, account=account, region=region, **named("Registry"))
     synthesizer = synthesizer_of(registry)
     site = SiteStack(app, "Site", stage=stage, synthesizer=synthesizer, **named("Site"))
-    data = DataStack(app, "Data", stage=stage, site=site, models_name=registry.models_name, synthesizer=synthesizer, **named("Data"))
+    data = DataStack(app, "Data", stage=stage, site=site, models_name=registry.models_name, synthesizer=synthesizer,
+                     **named("Data"))
     registry.data_stack = data
     service = ServiceStack(app, "Service", stage=stage, data=data, sources=sources, outdir=app.outdir, synthesizer=synthesizer,
                            **named("Service"))

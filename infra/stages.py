@@ -48,7 +48,8 @@ class Aurora:
 
 @dataclass(frozen=True, kw_only=True)
 class Database:
-    """PostgreSQL. engine: its major version. max_connections: set in its parameters, so that what functions can open is compared with a known number.
+    """PostgreSQL. engine: its major version. max_connections: set in its parameters, so that what functions can open is
+    compared with a known number.
 
     password: only where there is no IAM, which is the emulator; None everywhere else, so that no password exists.
     """
@@ -170,7 +171,8 @@ def _refusals(stage: Stage) -> list[tuple[bool, str]]:
            f"{name}: expected a timeout of at most {API_GATEWAY_S} s, since API Gateway does not wait longer, got "
            f"{functions[name].timeout_s}.") for name in ("upload", "query", "predict")),
         (functions["infer"].timeout_s < 60, "infer: expected a timeout of at least 60 s, since a cold start takes its part."),
-        (functions["migrate"].timeout_s < 120, "migrate: expected a timeout of at least 120 s, since a database may be starting."),
+        (functions["migrate"].timeout_s < 120,
+         "migrate: expected a timeout of at least 120 s, since the database may be starting."),
         (stage.visibility_s > 43_200, "SQS hides a message for 12 hours at most. Shorten infer's timeout."),
         (not 2 <= stage.queue_concurrency <= 1000,
          f"SQS lets 2 to 1000 copies of a function work on a queue, got {stage.queue_concurrency}."),
@@ -222,7 +224,7 @@ STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (
 
 def stage_named(name: str | None) -> Stage:
     """Raises BadStage, which lists the stages."""
-    if name not in STAGES:
+    if name is None or name not in STAGES:
         raise BadStage(f"Expected a stage, one of {', '.join(STAGES)}, got {name!r}. Name it: make deploy STAGE=dev, or "
                        "cdk deploy --all -c stage=dev.")
     return STAGES[name]
