@@ -115,16 +115,6 @@ class Account:
         stage = self.client("apigateway").get_stages(restApiId=apis[0]["id"])["item"][0]["stageName"]
         return str(apis[0]["id"]), str(stage)
 
-    def empty_buckets(self) -> None:
-        """As an operator has to before a destroy: AWS deletes no bucket that holds anything."""
-        s3 = self.client("s3")
-        for bucket in self.of_type("AWS::S3::Bucket"):
-            for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket["PhysicalResourceId"]):
-                found = [{"Key": one["Key"], "VersionId": one["VersionId"]}
-                         for one in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]]
-                if found:
-                    s3.delete_objects(Bucket=bucket["PhysicalResourceId"], Delete={"Objects": found, "Quiet": True})
-
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection]:
         """As the master user, over TLS, with the password that the emulator's database has in place of IAM."""

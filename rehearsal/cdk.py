@@ -47,8 +47,9 @@ class Cdk:
         return self._run("deploy", "--all", "--require-approval", "never", "-c", f"stage={STAGE}", "--output", self._out)
 
     def destroy(self) -> str:
-        """All stacks, as they were synthesized last."""
-        return self._run("destroy", "--all", "--force", "--app", self._out)
+        """As `make destroy` does: it empties the buckets first, without which AWS deletes none of them."""
+        return self._run_command("destroy", [sys.executable, "-c", "from cli.main import main; main()", "destroy", STAGE],
+                                 self.project)
 
     @property
     def region(self) -> str:
@@ -60,6 +61,10 @@ class Cdk:
 
     def _run(self, verb: str, *words: str, folder: Path | None = None) -> str:
         """In the project's folder, where CDK finds the app, or in another, where it finds none and need not synthesize."""
+        command = [str(self.project / "infra/node_modules/.bin/cdk"), verb, *words, "--no-notices"]
+        return self._run_command(verb, command, folder or self.project)
+
+    def _run_command(self, verb: str, command: list[str], folder: Path) -> str:
         log = self.folder / f"cdk-{verb}.log"
         scratch = self.folder / "cdk"
         (scratch / "tmp").mkdir(parents=True, exist_ok=True)
@@ -68,16 +73,16 @@ class Cdk:
                        "REHEARSAL_REGISTRY": f"localhost:{self.place.port}", "REHEARSAL_PUSHES": str(self._pushes),
                        "DOCKER_BUILDKIT": "0", "TMPDIR": str(scratch / "tmp"), "CI": "1", "NO_COLOR": "1",
                        "CDK_DEFAULT_ACCOUNT": ACCOUNT, "CDK_DEFAULT_REGION": self.region,
-                       "BASE_IMAGE": self.base_image, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                       "BASE_IMAGE": self.base_image, "PYTHONPATH": str(self.project),
+                       "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "1", "CDK_DISABLE_LEGACY_EXPORT_WARNING": "1"}
-        command = [self.project / "infra/node_modules/.bin/cdk", verb, *words, "--no-notices"]
         with log.open("ab") as out:
-            process = subprocess.Popen(command, cwd=folder or self.project, env=environment, stdin=subprocess.DEVNULL,
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
                                        stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
             _wait(process, verb, LATE_S)
         written = plain(log.read_text(errors="replace"))
         if process.returncode:
-            raise DeployFailed(f"cdk {verb} failed:\n" + "\n".join(written.splitlines()[-20:]))
+            raise DeployFailed(f"{verb} failed:\n" + "\n".join(written.splitlines()[-20:]))
         return written
 
 
@@ -94,7 +99,7 @@ def _wait(process: subprocess.Popen[bytes], verb: str, timeout_s: float) -> None
             except subprocess.TimeoutExpired:
                 continue
         if isinstance(error, subprocess.TimeoutExpired):
-            raise DeployFailed(f"cdk {verb} has not ended within {timeout_s:.0f} s.") from None
+            raise DeployFailed(f"{verb} has not ended within {timeout_s:.0f} s.") from None
         raise
 
 

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from infra.sources import AWS_BASE
 from shutterless.errors import BadSettings
+
+LOCAL_BASE = "shutterless-base:local"  # that `make base` makes
 
 
 def docker(*words: str, timeout_s: float = 120) -> str:
@@ -57,10 +60,25 @@ def remove_image_names(names: set[str]) -> None:
         docker("image", "rm", "--no-prune", *sorted(there))
 
 
+def choose_base(asked: str) -> str:
+    """What the functions' images stand on: what was asked for, else AWS's, or, where that cannot be pulled, the local one."""
+    if asked or is_there(AWS_BASE):
+        return asked or AWS_BASE
+    if not is_image(LOCAL_BASE):
+        raise BadSettings(f"The image {AWS_BASE} cannot be pulled, and {LOCAL_BASE}, which stands in for it, is not here. "
+                          "Make it: make base.")
+    return LOCAL_BASE
+
+
+def is_there(image: str) -> bool:
+    """Whether Docker has it, or could pull it just now."""
+    return is_image(image) or not subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
+
+
 def build_postgres(tag: str, folder: Path) -> None:
     """PostgreSQL as RDS gives it, on Docker's official image, or, where that cannot be pulled, on Debian's packages."""
     base = "postgres:15-bookworm"
-    if not is_image(base) and subprocess.run(["docker", "pull", "--quiet", base], capture_output=True, check=False).returncode:
+    if not is_there(base):
         base = "shutterless-postgres-base:local"
         if not is_image(base):
             _make_postgres_base(base, folder)

@@ -14,7 +14,6 @@ from types import FrameType
 
 from rich.console import Console
 
-from cli.images import fetch_base
 from rehearsal import emulator_process
 from rehearsal.account import Account
 from rehearsal.cdk import Cdk
@@ -22,6 +21,7 @@ from rehearsal.client import Client
 from rehearsal.docker_client import (
     bridge_address,
     build_postgres,
+    choose_base,
     containers,
     image_names,
     remove_containers,
@@ -65,7 +65,7 @@ def rehearse(console: Console, *, keep: bool, base_image: str) -> int:
 def _play(steps: Steps, ending: ExitStack, *, keep: bool, base_image: str) -> None:
     with steps.step("PostgreSQL's image"):
         build_postgres(POSTGRES, ROOT / "rehearsal/postgres")
-        base = fetch_base(base_image or None)
+        base = choose_base(base_image)
     before = image_names()
     shutil.rmtree(RUN, ignore_errors=True)
     RUN.mkdir(parents=True)
@@ -90,8 +90,7 @@ def _play(steps: Steps, ending: ExitStack, *, keep: bool, base_image: str) -> No
     if keep:
         _tell_how_to_ask(steps.console, place)
         return
-    with steps.step("cdk destroy --all"):
-        Account(place).empty_buckets()
+    with steps.step("shutterless destroy, as make destroy calls it"):
         cdk.destroy()
     with steps.check("nothing is left in the account"):
         _expect_empty(Account(place))

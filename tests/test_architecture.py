@@ -10,18 +10,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOORS = {"lambdas", "onprem", "cli"}
-FOLDERS = ("shutterless", *sorted(DOORS), "model_export", "infra", "benchmarks")
+FOLDERS = ("shutterless", *sorted(DOORS), "model_export", "infra", "benchmarks", "rehearsal")
 
 # Package -> the only places that may import it, files or folders.
 ONLY_IN = {
-    "boto3": ("shutterless/aws.py", "model_export/publish.py", "infra", "benchmarks"),
-    "botocore": ("shutterless/aws.py", "model_export/publish.py", "infra", "benchmarks"),
+    "boto3": ("shutterless/aws.py", "model_export/publish.py", "infra", "benchmarks", "rehearsal"),
+    "botocore": ("shutterless/aws.py", "model_export/publish.py", "infra", "benchmarks", "rehearsal"),
     "sqlalchemy": ("shutterless/results.py", "shutterless/migrations"),
     "alembic": ("shutterless/results.py", "shutterless/migrations"),
     "torch": ("model_export", "benchmarks/references"),
     "torchvision": ("model_export", "benchmarks/references"),
     "aws_cdk": ("infra", "app.py"),
     "fastapi": ("onprem", "benchmarks/references"),
+    "ministack": ("rehearsal/emulator",),
 }
 COLD_PATH = ("shutterless.classifier", "shutterless.bodies", "shutterless.problems")
 TOO_SLOW_TO_START = ("boto3", "botocore", "sqlalchemy", "alembic", "pydantic", "fastapi", "starlette", "torch",

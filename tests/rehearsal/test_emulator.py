@@ -94,5 +94,5 @@ def test_a_bucket_that_holds_something_is_not_deleted(aws: Aws):
     aws("s3").delete_object(Bucket=outputs["Name"], Key="kept")
     aws("cloudformation").delete_stack(StackName=name)
     waiter.wait(StackName=name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 50})
-    with pytest.raises(ClientError, match="404|Not Found"):
+    with pytest.raises(ClientError, match=r"404|Not Found"):
         aws("s3").head_bucket(Bucket=outputs["Name"])

@@ -14,17 +14,21 @@ from rehearsal.emulator_process import Place
 
 
 def test_sigterm_is_as_ctrl_c_and_both_are_deaf_while_things_are_taken_away():
-    with pytest.raises(KeyboardInterrupt), play._interruptible():
+    def be_interrupted_twice() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), play._interruptible():
+        be_interrupted_twice()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_deploy_that_hangs_is_ended_with_all_its_children():
     """A shell that starts another process, as cdk starts docker and python."""
-    process = subprocess.Popen(["sh", "-c", "sleep 300 & echo $!; wait"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    program = ["sh", "-c", "sleep 300 & echo $!; wait"]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout
     child = int(process.stdout.readline())
     with process.stdout, pytest.raises(DeployFailed, match="within 0 s"):
