@@ -133,4 +133,4 @@ class Account:
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """What a statement answers."""
         with self.database() as connection:
-            return connection.execute(statement, values).fetchall()  # type: ignore[arg-type]
+            return connection.execute(statement, values).fetchall()

@@ -72,7 +72,8 @@ def choose_base(asked: str) -> str:
 
 def is_there(image: str) -> bool:
     """Whether Docker has it, or could pull it just now."""
-    return is_image(image) or not subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
+    pull = ["docker", "pull", "--quiet", image]
+    return is_image(image) or subprocess.run(pull, capture_output=True, check=False).returncode == 0
 
 
 def build_postgres(tag: str, folder: Path) -> None:
