@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from importlib import import_module
 
-from rehearsal.emulator import pinned
+from rehearsal.emulator import SERVICES, pinned
 
 
 def main() -> None:
@@ -14,10 +15,8 @@ def main() -> None:
     changes = list(pinned.changes())
     if changes:
         sys.exit("\n".join(changes))
-    from rehearsal.emulator import alarms, buckets, database, images, network
-
-    for service in (network, buckets, images, database, alarms):
-        service.complete()
+    for service in SERVICES:
+        import_module(f"rehearsal.emulator.{service}").complete()
     serve(os.environ["REHEARSAL_BIND"].split(","))
 
 

@@ -23,6 +23,12 @@ SOURCES = {
     "services.rds:_run_rds_container": "0d96d7c7c0b5cb4b",
     "services.rds:_wait_for_port": "727ca9126ed6c4a7",
     "services.rds:_get_docker": "a161d31a7eef7c5c",
+    "services.s3:_bucket_has_versions": "5d9c3498be681a6f",
+    "services.cloudformation.provisioners:_s3_delete": "52bcaf59bd5bbc39",
+    "services.sqs:_dispatch": "6a429fdb61ebdc5a",
+    "services.sqs:_queue_by_arn": "b4981875c8186c19",
+    "services.sqs:_act_send_message": "3abd766508c885c6",
+    "services.sqs:_dlq_sweep": "6a77691e16715a0d",
     "core.container_reaper:own_labels": "130862f676d807f3",
 }
 

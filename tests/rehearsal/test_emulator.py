@@ -82,6 +82,26 @@ def test_an_alarm_on_a_formula_is_listed_with_what_it_says_and_whom_it_tells(aws
         ("Look there, do that.", 3, [topic])]
 
 
+def test_dead_letters_go_back_to_their_queue_as_new_messages(aws: Aws):
+    sqs, name = aws("sqs"), uuid.uuid4().hex[:8]
+    dead = sqs.create_queue(QueueName=f"dead-{name}")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    attributes = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 1}), "VisibilityTimeout": "0"}
+    queue = sqs.create_queue(QueueName=f"queue-{name}", Attributes=attributes)["QueueUrl"]
+    sqs.send_message(QueueUrl=queue, MessageBody="a message")
+
+    def received(url: str) -> list[tuple[str, str]]:
+        answer = sqs.receive_message(QueueUrl=url, AttributeNames=["All"], VisibilityTimeout=0)
+        return [(one["Body"], one["Attributes"]["ApproximateReceiveCount"]) for one in answer.get("Messages", [])]
+
+    assert received(queue) == [("a message", "1")]
+    assert received(queue) == []
+    assert [body for body, _ in received(dead)] == ["a message"]
+    sqs.start_message_move_task(SourceArn=arn)
+    assert received(queue) == [("a message", "1")]
+    assert sqs.list_message_move_tasks(SourceArn=arn)["Results"][0]["ApproximateNumberOfMessagesMoved"] == 1
+
+
 def test_a_bucket_that_holds_something_is_not_deleted(aws: Aws):
     """As on AWS, where a destroy that forgot to empty it fails."""
     name, outputs = deploy(aws, {"Bucket": {"Type": "AWS::S3::Bucket"}}, {"Name": {"Ref": "Bucket"}})

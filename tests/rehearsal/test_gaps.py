@@ -10,8 +10,8 @@ from rehearsal.emulator_process import PYTHON, ROOT
 from rehearsal.gaps import read_gaps
 
 LISTED = {resource_type for gap in read_gaps() for resource_type in gap.types}
-KNOWN = ("import json; from rehearsal.emulator import alarms, buckets, database, images, network;"
-         "[service.complete() for service in (network, buckets, images, database, alarms)];"
+KNOWN = ("import json; from importlib import import_module; from rehearsal.emulator import SERVICES;"
+         "[import_module('rehearsal.emulator.' + service).complete() for service in SERVICES];"
          "from rehearsal.emulator.handlers import TABLE; print(json.dumps(sorted(TABLE)))")
 
 
