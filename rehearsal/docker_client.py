@@ -10,6 +10,7 @@ from pathlib import Path
 from infra.sources import AWS_BASE
 from shutterless.errors import BadSettings
 
+MANY, ATTEMPTS, REMOVE_S = 20, 50, 300.0  # containers in one command, on a machine that is busy with all the others
 LOCAL_BASE = "shutterless-base:local"  # that `make base` makes
 
 
@@ -47,10 +48,13 @@ def containers(label: str) -> list[str]:
 
 
 def remove_containers(label: str) -> None:
-    """End and remove all containers with this label, and their volumes."""
-    found = containers(label)
-    if found:
-        docker("rm", "--force", "--volumes", *found)
+    """End and remove all containers with this label, and their volumes; those that end by themselves meanwhile count too."""
+    for _ in range(ATTEMPTS):
+        found = containers(label)[:MANY]
+        if not found:
+            return
+        subprocess.run(["docker", "rm", "--force", "--volumes", *found], capture_output=True, check=False, timeout=REMOVE_S)
+    raise BadSettings(f"Docker does not remove the containers with the label {label}. Remove them by hand.")
 
 
 def remove_image_names(names: set[str]) -> None:

@@ -20,6 +20,7 @@ PYTHON = ROOT / "var/rehearsal/venv/bin/python"
 PORT = 4566  # what tools for emulators of AWS expect
 START_S, STOP_S = 60.0, 20.0
 REGION, KEY = "us-east-1", "test"
+CONCURRENCY = 10  # invocations at once, as in a new account; without a limit, a crowd starts hundreds of containers
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def start(place: Place, folder: Path, postgres: str) -> subprocess.Popen[bytes]:
                    "AWS_ENDPOINT_URL": place.url_for_containers, "AWS_ENDPOINT_URL_S3": place.url_for_containers,
                    "GATEWAY_PORT": str(place.port), "MINISTACK_HOST": place.address, "MINISTACK_HOSTNAME": INSTANCE,
                    "TMPDIR": str(scratch), "STATE_DIR": str(scratch / "state"), "S3_DATA_DIR": str(scratch / "s3"),
-                   "PERSIST_STATE": "0", "REHEARSAL_BIND": f"127.0.0.1:{place.port},{place.address}:{place.port}",
+                   "PERSIST_STATE": "0", "LAMBDA_ACCOUNT_CONCURRENCY": str(CONCURRENCY),
+                   "REHEARSAL_BIND": f"127.0.0.1:{place.port},{place.address}:{place.port}",
                    "REHEARSAL_POSTGRES": postgres}
     remove_containers(place.label)
     with (folder / "emulator.log").open("ab") as log:

@@ -55,6 +55,8 @@ def rehearse(console: Console, *, keep: bool, base_image: str) -> int:
             raise
         console.print(f"Ended early: {type(error).__name__}.", style="red", markup=False)
     except KeyboardInterrupt:
+        if KEPT.exists():
+            stop_kept(console)
         console.print("Interrupted; all that was started is taken away.", style="red")
         return 130
     console.print(steps.table(read_gaps()))

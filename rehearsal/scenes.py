@@ -21,7 +21,7 @@ from shutterless.classifier import Classifier, Prediction
 
 JPEG = "image/jpeg"
 MODEL = "eurosat-lite0"
-CROWD, AT_ONCE = 200, 20
+CROWD, AT_ONCE = 200, 10
 CROWD_S, DEAD_S = 300.0, 120.0
 BUSY = (429, 500, 502, 503, 504)  # what API Gateway says where a function has no room; clients come again
 
