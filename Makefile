@@ -6,13 +6,14 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help local test check images invoke base synth deploy destroy train export publish bench bench-cold bench-servers lock \
-	install-export clean
+.PHONY: help local test check images invoke base synth deploy destroy rehearse train export publish bench bench-cold bench-servers \
+	lock install-export clean
 
 BIN := .venv/bin
 MADE := .venv/made
 UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --python $(BIN)/python --no-deps
+EMULATOR := var/rehearsal/venv/made
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--excludes requirements/torch.txt --custom-compile-command 'make lock'
@@ -72,6 +73,9 @@ deploy: $(MADE)/cdk ## into your AWS account, and tried there   [STAGE=dev MODEL
 
 destroy: $(MADE)/cdk ## take it away again   [STAGE=dev CONFIRM=prod]
 	@exec $(BIN)/shutterless destroy '$(or $(STAGE),dev)' $(if $(CONFIRM),--confirm '$(CONFIRM)') $(ARGS)
+
+rehearse: $(MADE)/onprem $(MADE)/cdk $(EMULATOR) ## a real deploy onto an emulator of AWS, driven, looked at, destroyed   [KEEP=1 BASE_IMAGE=image]
+	@KEEP='$(KEEP)' BASE_IMAGE='$(BASE_IMAGE)' exec $(BIN)/python -m rehearsal $(ARGS)
 
 bench: $(MADE)/bench ## the server's start and its cost per picture, against decode + preprocess + inference   [MODEL=name]
 	@$(BIN)/python -m benchmarks.predict $(if $(MODEL),--model '$(MODEL)') $(ARGS)
@@ -134,6 +138,12 @@ $(MADE)/torch: requirements/torch.txt | $(MADE)/export
 ifneq ($(TORCH),)
 .PHONY: $(MADE)/torch
 endif
+
+# The emulator pins botocore, so it is no package of .venv.
+$(EMULATOR): requirements/rehearsal.txt $(MADE)/installer
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(@D)
+	@$(UV) pip install --python $(@D)/bin/python --no-deps --require-hashes --only-binary :all: --compile-bytecode -r $<
+	@touch $@
 
 # Sets $found to the first of PYTHONS that is new enough and can make an environment, or says what is missing.
 define FIND_PYTHON

@@ -73,6 +73,8 @@ NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
              "pip install helm-python-sdk kubernetes-validate"),
     "docker": (lambda: imports("docker") and has_docker(), "Docker does not answer, or has no base image to build on",
                "start Docker; where no container registry can be reached, make base"),
+    "emulator": (lambda: (ROOT / "var/rehearsal/venv/made").is_file(), "the emulator of AWS has no environment yet",
+                 "make var/rehearsal/venv/made"),
 }
 NOT_RUN = pytest.StashKey[dict[str, int]]()
 

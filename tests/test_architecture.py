@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOORS = {"lambdas", "onprem", "cli"}
-FOLDERS = ("shutterless", *sorted(DOORS), "model_export", "infra", "benchmarks")
+FOLDERS = ("shutterless", *sorted(DOORS), "model_export", "infra", "benchmarks", "rehearsal")
 
 # Package -> the only places that may import it, files or folders.
 ONLY_IN = {
-    "boto3": ("shutterless/aws.py", "model_export/publish.py", "infra", "benchmarks"),
-    "botocore": ("shutterless/aws.py", "model_export/publish.py", "infra", "benchmarks"),
+    "boto3": ("shutterless/aws.py", "model_export/publish.py", "infra", "benchmarks", "rehearsal"),
+    "botocore": ("shutterless/aws.py", "model_export/publish.py", "infra", "benchmarks", "rehearsal"),
     "sqlalchemy": ("shutterless/results.py", "shutterless/migrations"),
     "alembic": ("shutterless/results.py", "shutterless/migrations"),
     "torch": ("model_export", "benchmarks/references"),
@@ -23,6 +23,7 @@ ONLY_IN = {
     "aws_cdk": ("infra", "app.py"),
     "jsii": ("infra",),
     "constructs": ("infra",),
+    "ministack": ("rehearsal/emulator",),
     "fastapi": ("onprem", "benchmarks/references", "benchmarks/peers"),
 }
 COLD_PATH = ("shutterless.classifier", "shutterless.bodies", "shutterless.problems")

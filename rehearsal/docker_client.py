@@ -1,0 +1,99 @@
+"""The docker client: the few words of it that a rehearsal needs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.sources import AWS_BASE
+from shutterless.errors import BadSettings
+
+MANY, ATTEMPTS, REMOVE_S = 20, 50, 300.0  # containers in one command, on a machine that is busy with all the others
+LOCAL_BASE = "shutterless-base:local"  # that `make base` makes
+
+
+def docker(*words: str, timeout_s: float = 120) -> str:
+    """Standard output of the client. Raises BadSettings, with what it says, where it fails or is not there."""
+    if not shutil.which("docker"):
+        raise BadSettings("A rehearsal needs Docker, which is not installed. Install it; on Debian: apt-get install docker.io.")
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False, timeout=timeout_s)
+    if done.returncode:
+        raise BadSettings(f"docker {words[0]} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
+def is_image(name: str) -> bool:
+    """Whether Docker has it."""
+    return subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False).returncode == 0
+
+
+def bridge_address() -> str:
+    """Of this machine, as containers see it: the one address that functions and their clients share."""
+    address = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+    if sys.platform != "linux":
+        raise BadSettings("A rehearsal needs Docker on Linux or in WSL: elsewhere containers and machine share no address.")
+    return address
+
+
+def image_names() -> set[str]:
+    """All tags that there are."""
+    return set(docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split())
+
+
+def containers(label: str) -> list[str]:
+    """Ids of all containers with this label, those that have ended included."""
+    return docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}").split()
+
+
+def remove_containers(label: str) -> None:
+    """End and remove all containers with this label, and their volumes; those that end by themselves meanwhile count too."""
+    for _ in range(ATTEMPTS):
+        found = containers(label)[:MANY]
+        if not found:
+            return
+        subprocess.run(["docker", "rm", "--force", "--volumes", *found], capture_output=True, check=False, timeout=REMOVE_S)
+    raise BadSettings(f"Docker does not remove the containers with the label {label}. Remove them by hand.")
+
+
+def remove_image_names(names: set[str]) -> None:
+    """Take these tags away; layers that other tags hold stay."""
+    there = names & image_names()
+    if there:
+        docker("image", "rm", "--no-prune", *sorted(there))
+
+
+def choose_base(asked: str) -> str:
+    """What the functions' images stand on: what was asked for, else AWS's, or, where that cannot be pulled, the local one."""
+    if asked or is_there(AWS_BASE):
+        return asked or AWS_BASE
+    if not is_image(LOCAL_BASE):
+        raise BadSettings(f"The image {AWS_BASE} cannot be pulled, and {LOCAL_BASE}, which stands in for it, is not here. "
+                          "Make it: make base.")
+    return LOCAL_BASE
+
+
+def is_there(image: str) -> bool:
+    """Whether Docker has it, or could pull it just now."""
+    pull = ["docker", "pull", "--quiet", image]
+    return is_image(image) or subprocess.run(pull, capture_output=True, check=False).returncode == 0
+
+
+def build_postgres(tag: str, folder: Path) -> None:
+    """PostgreSQL as RDS gives it, on Docker's official image, or, where that cannot be pulled, on Debian's packages."""
+    base = "postgres:15-bookworm"
+    if not is_there(base):
+        base = "shutterless-postgres-base:local"
+        if not is_image(base):
+            _make_postgres_base(base, folder)
+    docker("build", "--quiet", "--force-rm", "--tag", tag, "--build-arg", f"BASE_IMAGE={base}", str(folder), timeout_s=600)
+
+
+def _make_postgres_base(tag: str, folder: Path) -> None:
+    if not shutil.which("mmdebstrap"):
+        raise BadSettings("The image postgres:15-bookworm cannot be pulled, and mmdebstrap, which would make a stand-in of "
+                          "Debian's packages, is not installed. On Debian or Ubuntu: apt-get install mmdebstrap.")
+    made = subprocess.run([folder / "make-base", tag], capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise BadSettings(f"PostgreSQL's image could not be made of Debian's packages: {made.stderr.strip()[-500:]}")

@@ -1,0 +1,126 @@
+"""The emulator as a process of its own: started on a free port, stopped by its id, and all its containers with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from rehearsal.docker_client import remove_containers
+from shutterless.errors import BadSettings
+
+ROOT = Path(__file__).parent.parent
+PYTHON = ROOT / "var/rehearsal/venv/bin/python"
+PORT = 4566  # what tools for emulators of AWS expect
+START_S, STOP_S = 60.0, 20.0
+REGION, KEY = "us-east-1", "test"
+CONCURRENCY = 10  # invocations at once, as in a new account; without a limit, a crowd starts hundreds of containers
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an emulator listens. address: of this machine, as containers see it."""
+
+    address: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """For programs on this machine. An address and no name, so that S3's buckets stand in the path."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def url_for_containers(self) -> str:
+        """For functions; it answers on this machine too, so that what they sign works for their clients."""
+        return f"http://{self.address}:{self.port}"
+
+    @property
+    def label(self) -> str:
+        """On every container that the emulator starts."""
+        return f"ministack.instance={INSTANCE}:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """For programs that shall take it for AWS."""
+        return {"AWS_ENDPOINT_URL": self.url, "AWS_ENDPOINT_URL_S3": self.url, "AWS_ACCESS_KEY_ID": KEY,
+                "AWS_SECRET_ACCESS_KEY": KEY, "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION,
+                "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
+
+INSTANCE = "shutterless-rehearsal"
+
+
+def free_place(address: str) -> Place:
+    """PORT where nobody listens on it, else any free port."""
+    for port in (PORT, 0):
+        try:
+            with socket.create_server(("127.0.0.1", port)) as first, socket.create_server((address, first.getsockname()[1])):
+                return Place(address, first.getsockname()[1])
+        except OSError:
+            continue
+    raise BadSettings(f"No port is free on both 127.0.0.1 and {address}.")
+
+
+def start(place: Place, folder: Path, postgres: str) -> subprocess.Popen[bytes]:
+    """Start it, wait until it answers. What it writes goes into `folder`, its log to `folder`/emulator.log.
+
+    It is in a process group of its own: Ctrl-C is the driver's, which ends it when all else is taken away.
+    """
+    if not PYTHON.is_file():
+        raise BadSettings("The emulator's environment is not there. `make rehearse` makes it.")
+    scratch = folder / "emulator"
+    scratch.mkdir(parents=True)
+    environment = {**{name: text for name, text in os.environ.items() if not name.startswith("AWS_")}, **place.environment(),
+                   "AWS_ENDPOINT_URL": place.url_for_containers, "AWS_ENDPOINT_URL_S3": place.url_for_containers,
+                   "GATEWAY_PORT": str(place.port), "MINISTACK_HOST": place.address, "MINISTACK_HOSTNAME": INSTANCE,
+                   "TMPDIR": str(scratch), "STATE_DIR": str(scratch / "state"), "S3_DATA_DIR": str(scratch / "s3"),
+                   "PERSIST_STATE": "0", "LAMBDA_ACCOUNT_CONCURRENCY": str(CONCURRENCY),
+                   "REHEARSAL_BIND": f"127.0.0.1:{place.port},{place.address}:{place.port}",
+                   "REHEARSAL_POSTGRES": postgres}
+    remove_containers(place.label)
+    with (folder / "emulator.log").open("ab") as log:
+        process = subprocess.Popen([PYTHON, "-m", "rehearsal.emulator"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+                                   stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        _wait_until_it_answers(place, process, folder / "emulator.log")
+    except BaseException:
+        stop(place, process)
+        raise
+    return process
+
+
+def stop(place: Place, process: subprocess.Popen[bytes]) -> None:
+    """End it, by force where it does not end, and take its containers away."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    remove_containers(place.label)
+
+
+def _wait_until_it_answers(place: Place, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise BadSettings(f"The emulator ended at start:\n{_end_of(log)}")
+        try:
+            with urlopen(f"{place.url}/_ministack/health", timeout=2):  # noqa: S310  our own address
+                return
+        except (URLError, OSError):
+            time.sleep(0.2)
+    raise BadSettings(f"The emulator does not answer within {START_S:.0f} s:\n{_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+
+
+if __name__ == "__main__":
+    sys.exit("Run: python -m rehearsal")

@@ -1,0 +1,39 @@
+"""What CDK calls in docker's place."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from rehearsal.cdk import WRAPPER
+
+IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/shutterless-rehearsal/api:1234"
+
+
+def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "REHEARSAL_REGISTRY": "localhost:4566",
+                   "REHEARSAL_PUSHES": str(folder / "pushes")}
+    return subprocess.run([WRAPPER, *words], input="password", env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_push_goes_to_the_emulators_registry_and_is_told(scripts: Callable[..., Path]):
+    folder = scripts(docker='echo "$*"')
+    done = call(folder, "push", IMAGE)
+    there = "localhost:4566/shutterless-rehearsal/api:1234"
+    assert done.stdout.splitlines() == [f"tag {IMAGE} {there}", f"push --quiet {there}"]
+    assert (folder / "pushes").read_text() == f"{IMAGE}\n"
+
+
+def test_a_push_that_fails_fails_and_is_not_told(scripts: Callable[..., Path]):
+    folder = scripts(docker='[ "$1" != push ]')
+    assert call(folder, "push", IMAGE).returncode != 0
+    assert not (folder / "pushes").exists()
+
+
+def test_a_login_reaches_nobody(scripts: Callable[..., Path]):
+    assert call(scripts(docker="exit 1"), "login", "--password-stdin", "somewhere").returncode == 0
+
+
+def test_all_else_is_dockers(scripts: Callable[..., Path]):
+    assert call(scripts(docker='echo "$*"; exit 3'), "build", "--tag", "a b").stdout == "build --tag a b\n"
+    assert call(scripts(docker="exit 3"), "build").returncode == 3
