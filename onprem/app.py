@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.cors import CORSMiddleware
 
 from onprem import answers, docs, pages, predictions, records, uploads
@@ -18,12 +19,15 @@ from shutterless.settings import Settings
 
 IO_THREADS = 8  # that wait for the database and for storage; FastAPI's default of 40 is more than both can serve
 
+NOBODY_LISTENS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}  # else it looks who does, each request
+
 
 def create_app(settings: Settings) -> FastAPI:
     """The app, its default model open and warm. Raises BadBundle or NotFound when that model must not be served."""
     app = describe()
     app.state.door = build_door(settings)
     answers.handle_errors(app)
+    app.add_middleware(predictions.Shortcut)
     app.add_middleware(Envelope, api_keys=settings.api_keys)
     app.add_middleware(Lingering)
     if settings.cors_origins:  # what is added last is outermost: a preflight needs no key, and errors carry CORS
@@ -35,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
 def describe() -> FastAPI:
     """The app with its routes, and nothing behind them."""
     app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
-                  docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
+                  docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan, telemetry=NOBODY_LISTENS)
     for module in (predictions, uploads, records, pages):
         app.include_router(module.routes)
     app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way

@@ -124,16 +124,18 @@ class Classifier:
             raise BadRequest(f"top: expected 1 or more, got {top}. Leave it out for {TOP}.")
         if not np.isfinite(logits).all():
             raise BadBundle(f"{self.manifest.name}: expected finite logits, got NaN or infinity. Export it again.")
-        return [self._prediction(row, top) for row in logits.astype(np.float64)]
+        exact = logits.astype(np.float64)
+        confidences, threshold = softmax(exact / self.manifest.temperature), self.manifest.ood_threshold
+        best = (-confidences).argsort(axis=1, kind="stable")[:, :top]
+        shares = [row[indices].tolist() for row, indices in zip(confidences, best, strict=True)]
+        within = [None] * len(best) if threshold is None else (energy(exact) >= threshold).tolist()
+        return [self._prediction(*row) for row in zip(best.tolist(), shares, within, strict=True)]
 
-    def _prediction(self, logits: NDArray[np.float64], top: int) -> Prediction:
-        confidences = softmax(logits / self.manifest.temperature)
-        best = np.argsort(-confidences, kind="stable")[:top]
-        ranked = tuple((int(i), self.manifest.labels[i], float(confidences[i])) for i in best)
+    def _prediction(self, indices: list[int], confidences: list[float], in_distribution: bool | None) -> Prediction:
+        labels = self.manifest.labels
+        ranked = tuple((index, labels[index], share) for index, share in zip(indices, confidences, strict=True))
         index, label, confidence = ranked[0]
-        threshold = self.manifest.ood_threshold
-        return Prediction(pred_index=index, label=label, confidence=confidence, top=ranked,
-                          in_distribution=None if threshold is None else energy(logits) >= threshold)
+        return Prediction(pred_index=index, label=label, confidence=confidence, top=ranked, in_distribution=in_distribution)
 
     @property
     def model(self) -> dict[str, str]:
@@ -156,17 +158,18 @@ class Classifier:
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities (classes,) that sum to 1, without overflow for any finite logits."""
-    powers = np.exp(logits - logits.max())
-    probabilities: NDArray[np.float64] = powers / powers.sum()
+    """Probabilities (..., classes) whose rows sum to 1, without overflow for any finite logits."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return probabilities
 
 
-def energy(logits: NDArray[np.float64]) -> float:
-    """Negative free energy in nats, log of the sum of exp(logits): high for pictures like those that were trained on
-    (Liu et al., Energy-based Out-of-distribution Detection, 2020)."""
-    highest = logits.max()
-    return float(highest + np.log(np.exp(logits - highest).sum()))
+def energy(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Negative free energy in nats, log of the sum of exp(logits) over the last axis: high for pictures like those that
+    were trained on (Liu et al., Energy-based Out-of-distribution Detection, 2020)."""
+    highest = logits.max(axis=-1)
+    found: NDArray[np.float64] = highest + np.log(np.exp(logits - highest[..., np.newaxis]).sum(axis=-1))
+    return found
 
 
 def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
