@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from fastapi import Request
 
+from onprem.batching import Batcher
 from onprem.intake import Intake
 from onprem.storage import Storage
 from onprem.worker import Worker
@@ -17,7 +18,7 @@ from shutterless.shelf import Shelf
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """compute: where pictures are decoded and classified, for both ways, never more than settings.workers at once.
+    """compute: where pictures are decoded, never more than settings.workers at once; batcher: where they are classified.
 
     quick_limits: of a picture that is decoded in a few milliseconds at most.
     """
@@ -28,6 +29,7 @@ class Door:
     intake: Intake
     shelf: Shelf
     compute: ThreadPoolExecutor
+    batcher: Batcher
     storage: Storage
     worker: Worker
 
@@ -38,6 +40,7 @@ class Door:
         """Finish what was taken. Blocks."""
         self.worker.stop()
         self.compute.shutdown()
+        self.batcher.stop()
         self.storage.close()
 
 
@@ -47,9 +50,11 @@ def build_door(settings: Settings) -> Door:
     shelf, storage = Shelf(settings), Storage(settings)
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers)
+    intake = Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting)
+    batcher = Batcher(compute, runners=settings.workers)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
-                worker=worker, intake=Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting))
+                batcher=batcher, worker=worker, intake=intake)
 
 
 def door_of(request: Request) -> Door:

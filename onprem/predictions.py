@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -10,12 +11,12 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from onprem.answers import REFUSALS, json_answer, refusal
+from onprem.batching import Ready
 from onprem.docs import PICTURE, answers
 from onprem.door import Door, door_of
 from onprem.schemas import Models, Prediction
 from shutterless.bodies import Submission, read_submission
 from shutterless.errors import TooLarge
-from shutterless.pictures import Limits
 
 QUICK_BYTES, QUICK_S = 32_768, 0.01
 MODEL = "A bundle as NAME (its newest version) or NAME/VERSION; GET /models lists them."
@@ -53,8 +54,8 @@ async def predict(request: Request, model: Annotated[str | None, Query(descripti
         read = partial(read_submission, content_type, body, door.limits.max_bytes)
         answer = _answer_at_once(door, read(), top) if model is None and _is_quick(door, body) else None
         if answer is None:
-            answer = await asyncio.get_running_loop().run_in_executor(
-                door.compute, lambda: _classify(door, read(), model, top, door.limits))
+            prepare = partial(_prepare, door, read, model, top)
+            answer = (await asyncio.wrap_future(door.batcher.answer(prepare))).to_json_dict()
     timings = answer["timings"]
     spent = ", ".join(f"{name};dur={1000 * timings[f'{name}_s']:.2f}" for name in ("preprocess", "inference"))
     return json_answer(answer, headers={"server-timing": spent})
@@ -73,13 +74,15 @@ def _answer_at_once(door: Door, submission: Submission, top: int) -> dict[str, A
     if "model" in submission.fields:
         return None
     try:
-        return _classify(door, submission, None, top, door.quick_limits)
+        return door.shelf.answer(submission, model=None, top=top, limits=door.quick_limits).to_json_dict()
     except TooLarge:
         return None
 
 
-def _classify(door: Door, submission: Submission, model: str | None, top: int, limits: Limits) -> dict[str, Any]:
-    return door.shelf.answer(submission, model=model, top=top, limits=limits).to_json_dict()
+def _prepare(door: Door, read: Callable[[], Submission], model: str | None, top: int) -> Ready:
+    submission = read()
+    classifier = door.shelf.asked(submission, model)
+    return Ready(classifier, classifier.prepare(submission.picture, door.limits), top)
 
 
 @routes.get("/models", responses=answers(Models))

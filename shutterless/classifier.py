@@ -6,6 +6,7 @@ import io
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,19 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A picture as the network takes it, uint8 (side, side, 3), and the seconds that took; `decode_s` is a part of
+    `preprocess_s`."""
+
+    pixels: NDArray[np.uint8]
+    decode_s: float
+    preprocess_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Seconds. `decode_s` is a part of `preprocess_s`; `model_load_s` was spent once, when the session was opened."""
+    """Seconds. `decode_s` is a part of `preprocess_s`; `model_load_s` was spent once, when the session was opened;
+    `inference_s` is that of the whole batch, since each of its pictures waited so long."""
 
     model_load_s: float
     decode_s: float
@@ -93,14 +105,25 @@ class Classifier:
 
     def predict(self, picture: bytes, top: int = TOP, limits: Limits = LIMITS) -> Answer:
         """Decode, resize, run. Raises BadPicture for the picture, BadRequest for `top`."""
+        return self.answers([self.prepare(picture, limits)], top)[0]
+
+    def prepare(self, picture: bytes, limits: Limits = LIMITS) -> Prepared:
+        """All that comes before the network. Raises BadPicture."""
         started = time.perf_counter()
         pixels, decoded = self._pixels(picture, limits)
-        prepared = time.perf_counter()
-        logits = self.classify(pixels[np.newaxis])
-        timings = Timings(model_load_s=self.model_load_s, decode_s=decoded - started, preprocess_s=prepared - started,
-                          inference_s=time.perf_counter() - prepared)
-        return Answer(prediction=self.predictions(logits, top)[0], timings=timings, model=self.model,
-                      cold_start=self._first.acquire(blocking=False))
+        return Prepared(pixels=pixels, decode_s=decoded - started, preprocess_s=time.perf_counter() - started)
+
+    def answers(self, pictures: Sequence[Prepared], top: int = TOP) -> list[Answer]:
+        """One run of the network for all of `pictures`, and an answer to each. Raises BadRequest for `top`."""
+        started = time.perf_counter()
+        first = pictures[0].pixels[np.newaxis]
+        logits = self.classify(first if len(pictures) == 1 else np.stack([picture.pixels for picture in pictures]))
+        spent_s = time.perf_counter() - started
+        self.run_s = min(self.run_s, spent_s)  # its warm-up may have met a busy moment
+        return [Answer(prediction=prediction, model=self.model, cold_start=self._first.acquire(blocking=False),
+                       timings=Timings(model_load_s=self.model_load_s, decode_s=picture.decode_s,
+                                       preprocess_s=picture.preprocess_s, inference_s=spent_s))
+                for picture, prediction in zip(pictures, self.predictions(logits, top), strict=True)]
 
     def pixels(self, picture: bytes, limits: Limits = LIMITS) -> NDArray[np.uint8]:
         """uint8 (side, side, 3) of one picture; stacked, they are what `classify` takes. Raises BadPicture."""
