@@ -16,6 +16,7 @@ from shutterless.errors import BadRequest, Overloaded, ShutterlessError
 from shutterless.problems import CONTENT_TYPE, problem
 
 RETRY_AFTER_S = 1
+REFUSALS = (ShutterlessError, RequestValidationError, HTTPException)  # ours, FastAPI's, Starlette's
 
 log = logging.getLogger(__name__)
 
@@ -39,30 +40,40 @@ def request_id_of(request: Request) -> str:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Answer our errors, FastAPI's and Starlette's as problems. All others pass on to the envelope."""
-    app.add_exception_handler(ShutterlessError, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    """Answer REFUSALS as problems. All others pass on to the envelope."""
+    for kind in REFUSALS:
+        app.add_exception_handler(kind, _refuse)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+def refusal(request: Request, error: Exception) -> Response:
+    """The answer to one of REFUSALS."""
+    if isinstance(error, ShutterlessError):
+        return _refused(request, error)
+    return _invalid(request, error) if isinstance(error, RequestValidationError) else _http(request, error)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    return refusal(request, error)
+
+
+def _refused(request: Request, error: ShutterlessError) -> Response:
     request_id = request_id_of(request)
     request.state.reason = reason_of(error)
-    if cast(ShutterlessError, error).status >= 500 and not isinstance(error, Overloaded):
+    if error.status >= 500 and not isinstance(error, Overloaded):
         log.error("Request %s refused: %s", request_id, error)  # an operator's matter: the client sees less of it
     return problem_answer(error, request_id)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+def _invalid(request: Request, error: RequestValidationError) -> Response:
     """Names the field and repeats what came, so that the client can see what to correct."""
     request.state.reason = reason_of(BadRequest())
-    first = cast(RequestValidationError, error).errors()[0]
+    first = error.errors()[0]
     field, got = str(first["loc"][-1]), str(first.get("input"))[:80]
     refusal = BadRequest(f"{field}: {first['msg']}, got {got!r}. Correct it, or leave it out for the default.")
     return problem_answer(refusal, request_id_of(request))
 
 
-async def _http(request: Request, error: Exception) -> Response:
+def _http(request: Request, error: Exception) -> Response:
     cause = cast(HTTPException, error)
     said = cause.detail if cause.status_code in (403, 408) else None  # Starlette's own details only repeat the title
     return problem_answer(cause.status_code, request_id_of(request), detail=said, headers=cause.headers)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.cors import CORSMiddleware
 
 from onprem import answers, batches, docs, forms, metrics, pages, predictions, records, uploads
@@ -21,6 +22,8 @@ from shutterless.settings import Settings
 MODULES = (predictions, uploads, batches, forms, records, pages, metrics)
 IO_THREADS = 8  # that wait for the database and for storage; FastAPI's default of 40 is more than both can serve
 
+NOBODY_LISTENS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}  # else it looks who does, each request
+
 
 def create_app(settings: Settings) -> FastAPI:
     """The app, its default model open and warm. Raises BadBundle or NotFound when that model must not be served,
@@ -29,6 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.door = build_door(settings)
     app.state.door.tallies.paths = plain_paths()
     answers.handle_errors(app)
+    app.add_middleware(predictions.Shortcut)
     app.add_middleware(Envelope, keys=Keys(settings.api_keys, settings.api_keys_file), metrics_key=settings.metrics_key,
                        rates=Rates(settings.rate_per_s, settings.rate_burst), tallies=app.state.door.tallies)
     app.add_middleware(Lingering)
@@ -42,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
 def describe() -> FastAPI:
     """The app with its routes, and nothing behind them."""
     app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
-                  docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
+                  docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan, telemetry=NOBODY_LISTENS)
     for module in MODULES:
         app.include_router(module.routes)
     app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from fastapi import Request
 
+from onprem.batching import Batcher
 from onprem.intake import Intake
 from onprem.policies import Policies, Reception
 from onprem.spools import Spools
@@ -22,7 +23,7 @@ SPOOLED_BESIDE = 100_000_000  # bytes on the disk beside two whole batches
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """compute: where pictures are decoded and classified, for both ways, never more than settings.workers at once.
+    """compute: where pictures are decoded, never more than settings.workers at once; batcher: where they are classified.
 
     quick_limits: of a picture that is decoded in a few milliseconds at most.
     """
@@ -33,6 +34,7 @@ class Door:
     intake: Intake
     shelf: Shelf
     compute: ThreadPoolExecutor
+    batcher: Batcher
     storage: Storage
     worker: Worker
     tallies: Tallies
@@ -47,6 +49,7 @@ class Door:
         """Finish what was taken. Blocks."""
         self.worker.stop()
         self.compute.shutdown()
+        self.batcher.stop()
         self.storage.close()
 
 
@@ -57,13 +60,15 @@ def build_door(settings: Settings) -> Door:
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
+    batcher = Batcher(compute, runners=settings.workers, ran=tallies.ran)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
                     max_held_bytes=2 * max(settings.batch_bytes, settings.max_bytes) + SPOOLED_BESIDE)
     policies = Policies(settings.form_secret, settings.var_dir / "form-secret")
     intake = Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting)
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
-                worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies, reception=Reception())
+                batcher=batcher, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
+                reception=Reception())
 
 
 def door_of(request: Request) -> Door:

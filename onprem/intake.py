@@ -58,6 +58,8 @@ class Intake:
         try:
             async with asyncio.timeout_at(deadline_s) as patience:
                 async for chunk in request.stream():
+                    if not chunk:  # the end
+                        continue
                     received += len(chunk)
                     self._refuse(received, more_bytes=len(chunk))
                     chunks.append(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +38,19 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A picture as the network takes it, uint8 (side, side, 3), and the seconds that took; `decode_s` is a part of
+    `preprocess_s`."""
+
+    pixels: NDArray[np.uint8]
+    decode_s: float
+    preprocess_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Seconds. `decode_s` is a part of `preprocess_s`; `model_load_s` was spent once, when the session was opened."""
+    """Seconds. `decode_s` is a part of `preprocess_s`; `model_load_s` was spent once, when the session was opened;
+    `inference_s` is that of the whole batch, since each of its pictures waited so long."""
 
     model_load_s: float
     decode_s: float
@@ -85,14 +97,25 @@ class Classifier:
 
     def predict(self, picture: bytes, top: int = TOP, limits: Limits = LIMITS) -> Answer:
         """Decode, resize, run. Raises BadPicture for the picture, BadRequest for `top`."""
+        return self.answers([self.prepare(picture, limits)], top)[0]
+
+    def prepare(self, picture: bytes, limits: Limits = LIMITS) -> Prepared:
+        """All that comes before the network. Raises BadPicture."""
         started = time.perf_counter()
         pixels, decoded = self._pixels(picture, limits)
-        prepared = time.perf_counter()
-        logits = self.classify(pixels[np.newaxis])
-        timings = Timings(model_load_s=self.model_load_s, decode_s=decoded - started, preprocess_s=prepared - started,
-                          inference_s=time.perf_counter() - prepared)
-        return Answer(prediction=self.predictions(logits, top)[0], timings=timings, model=self.model,
-                      cold_start=self._first.acquire(blocking=False))
+        return Prepared(pixels=pixels, decode_s=decoded - started, preprocess_s=time.perf_counter() - started)
+
+    def answers(self, pictures: Sequence[Prepared], top: int = TOP) -> list[Answer]:
+        """One run of the network for all of `pictures`, and an answer to each. Raises BadRequest for `top`."""
+        started = time.perf_counter()
+        first = pictures[0].pixels[np.newaxis]
+        logits = self.classify(first if len(pictures) == 1 else np.stack([picture.pixels for picture in pictures]))
+        spent_s = time.perf_counter() - started
+        self.run_s = min(self.run_s, spent_s)  # its warm-up may have met a busy moment
+        return [Answer(prediction=prediction, model=self.model, cold_start=self._first.acquire(blocking=False),
+                       timings=Timings(model_load_s=self.model_load_s, decode_s=picture.decode_s,
+                                       preprocess_s=picture.preprocess_s, inference_s=spent_s))
+                for picture, prediction in zip(pictures, self.predictions(logits, top), strict=True)]
 
     def pixels(self, picture: bytes, limits: Limits = LIMITS) -> NDArray[np.uint8]:
         """uint8 (side, side, 3) of one picture; stacked, they are what `classify` takes. Raises BadPicture."""
@@ -115,16 +138,18 @@ class Classifier:
             raise BadRequest(f"top: expected 1 or more, got {top}. Leave it out for {TOP}.")
         if not np.isfinite(logits).all():
             raise BadBundle(f"{self.manifest.name}: expected finite logits, got NaN or infinity. Export it again.")
-        return [self._prediction(row, top) for row in logits.astype(np.float64)]
+        exact = logits.astype(np.float64)
+        confidences, threshold = softmax(exact / self.manifest.temperature), self.manifest.ood_threshold
+        best = (-confidences).argsort(axis=1, kind="stable")[:, :top]
+        shares = [row[indices].tolist() for row, indices in zip(confidences, best, strict=True)]
+        within = [None] * len(best) if threshold is None else (energy(exact) >= threshold).tolist()
+        return [self._prediction(*row) for row in zip(best.tolist(), shares, within, strict=True)]
 
-    def _prediction(self, logits: NDArray[np.float64], top: int) -> Prediction:
-        confidences = softmax(logits / self.manifest.temperature)
-        best = np.argsort(-confidences, kind="stable")[:top]
-        ranked = tuple((int(i), self.manifest.labels[i], float(confidences[i])) for i in best)
+    def _prediction(self, indices: list[int], confidences: list[float], in_distribution: bool | None) -> Prediction:
+        labels = self.manifest.labels
+        ranked = tuple((index, labels[index], share) for index, share in zip(indices, confidences, strict=True))
         index, label, confidence = ranked[0]
-        threshold = self.manifest.ood_threshold
-        return Prediction(pred_index=index, label=label, confidence=confidence, top=ranked,
-                          in_distribution=None if threshold is None else energy(logits) >= threshold)
+        return Prediction(pred_index=index, label=label, confidence=confidence, top=ranked, in_distribution=in_distribution)
 
     @property
     def model(self) -> dict[str, str]:
@@ -140,14 +165,15 @@ class Classifier:
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities (classes,) that sum to 1, without overflow for any finite logits."""
-    powers = np.exp(logits - logits.max())
-    probabilities: NDArray[np.float64] = powers / powers.sum()
+    """Probabilities (..., classes) whose rows sum to 1, without overflow for any finite logits."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return probabilities
 
 
-def energy(logits: NDArray[np.float64]) -> float:
-    """Negative free energy in nats, log of the sum of exp(logits): high for pictures like those that were trained on
-    (Liu et al., Energy-based Out-of-distribution Detection, 2020)."""
-    highest = logits.max()
-    return float(highest + np.log(np.exp(logits - highest).sum()))
+def energy(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Negative free energy in nats, log of the sum of exp(logits) over the last axis: high for pictures like those that
+    were trained on (Liu et al., Energy-based Out-of-distribution Detection, 2020)."""
+    highest = logits.max(axis=-1)
+    found: NDArray[np.float64] = highest + np.log(np.exp(logits - highest[..., np.newaxis]).sum(axis=-1))
+    return found

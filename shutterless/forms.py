@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from shutterless.errors import BadRequest
@@ -56,7 +58,8 @@ def read_head(head: bytes) -> tuple[bytes, bytes | None]:
     return options.get(b"name", b""), options.get(b"filename")
 
 
-def read_options(header: bytes) -> dict[bytes, bytes]:
+@lru_cache(maxsize=64)  # a client's forms are alike, and to read this is half of reading a small form
+def read_options(header: bytes) -> Mapping[bytes, bytes]:
     """What a header says after its first value, `; name=value` or `; name="value"`; names in lower case. RFC 7578
     forbids `name*=` in forms: it is left out."""
     return {name.lower(): _unquoted(value) for name, value in _OPTION.findall(header) if name and b"*" not in name}

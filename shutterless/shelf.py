@@ -67,10 +67,11 @@ class Shelf:
 
         Raises as `classifier` and `Classifier.predict` do.
         """
-        chosen = self.classifier(model or submission.fields.get("model") or None)
-        answer = chosen.predict(submission.picture, top=top, limits=limits or self._limits)
-        chosen.run_s = min(chosen.run_s, answer.timings.inference_s)  # its warm-up may have met a busy moment
-        return answer
+        return self.asked(submission, model).predict(submission.picture, top=top, limits=limits or self._limits)
+
+    def asked(self, submission: Submission, model: str | None) -> Classifier:
+        """`model`, else the submission's own field `model`, else the default. Raises as `classifier` does."""
+        return self.classifier(model or submission.fields.get("model") or None)
 
     def listing(self) -> list[dict[str, Any]]:
         """What can be asked for, for /models: the default first, then the newest version of each other model."""

@@ -231,13 +231,13 @@ def test_only_a_small_picture_that_comes_alone_to_a_fast_model_is_answered_on_th
     from shutterless.settings import Settings
 
     threads: list[str] = []
-    predict = Classifier.predict
+    answers = Classifier.answers
 
-    def noted(self: Classifier, *arguments: object, **options: object) -> object:
+    def noted(self: Classifier, *arguments: object) -> object:
         threads.append(threading.current_thread().name.partition("_")[0])
-        return predict(self, *arguments, **options)
+        return answers(self, *arguments)
 
-    monkeypatch.setattr(Classifier, "predict", noted)
+    monkeypatch.setattr(Classifier, "answers", noted)
     make_bundle(models_dir, name="other")
     app = create_app(Settings(models_dir=models_dir, model="colours", var_dir=tmp_path))
     default, large = app.state.door.shelf.default, encode(Image.new("RGB", (2000, 2000)), "PNG")
@@ -252,11 +252,12 @@ def test_only_a_small_picture_that_comes_alone_to_a_fast_model_is_answered_on_th
         assert asyncio.run(ask(**request)).status_code == 200
         return threads.pop()
 
-    assert thread_of(content=jpeg()) != "compute"
-    assert thread_of(content=jpeg(), run_s=0.05) == "compute"
+    assert thread_of(content=jpeg()) != "batch"
+    assert thread_of(content=jpeg(), run_s=0.05) == "batch"
     assert default.run_s < 0.05, "one slow moment at the start has decided for ever"
-    assert thread_of(content=large) == "compute"
-    assert thread_of(content=jpeg() + bytes(40_000)) == "compute"
-    assert thread_of(content=jpeg(), params={"model": "other"}) == "compute"
-    assert thread_of(files={"file": jpeg()}, data={"model": "other"}) == "compute"
+    assert thread_of(content=large) == "batch"
+    assert thread_of(content=jpeg() + bytes(40_000)) == "batch"
+    assert thread_of(content=jpeg(), params={"model": "other"}) == "batch"
+    assert thread_of(files={"file": jpeg()}, data={"model": "other"}) == "batch"
     app.state.door.compute.shutdown()
+    app.state.door.batcher.stop()

@@ -85,7 +85,7 @@ def test_the_temperature_makes_confidence_milder_and_changes_no_rank(classifier_
 
 def test_in_distribution_compares_the_energy_of_the_raw_logits(classifier_with):
     logits = np.array([[2, 1, 0]], np.float32)
-    threshold = energy(logits[0].astype(np.float64))
+    threshold = float(energy(logits[0].astype(np.float64)))
     assert threshold == pytest.approx(np.log(np.exp(2) + np.exp(1) + 1))
     classifier = classifier_with(ood_threshold=threshold, temperature=9.0)
     assert classifier.predictions(logits)[0].in_distribution is True
