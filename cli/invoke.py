@@ -20,7 +20,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from cli.images import ROOT, bundle_in_models, docker_platform, is_there
+from cli.images import bundle_in_models, docker_platform, is_there
+from infra.sources import ROOT
 from shutterless.errors import BadRequest, BadSettings, Unavailable
 
 IMAGE = "shutterless-inference"
