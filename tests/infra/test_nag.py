@@ -24,16 +24,12 @@ def test_cfn_lint_finds_nothing(stage):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.fixture(scope="module")
-def broken() -> list[tuple[str, str]]:
-    """What the smallest stages would break, if nothing were written down."""
-    return [*synthesized("dev", with_exceptions=False).findings, *synthesized("rehearsal", with_exceptions=False).findings]
-
-
 @pytest.mark.parametrize("exempt", EXCEPTIONS, ids=lambda exempt: f"{exempt.rule}-{exempt.where[0]}")
-def test_every_exception_is_still_needed_everywhere_it_is_made(exempt: Exempt, broken):
+def test_every_exception_is_still_needed_everywhere_it_is_made(exempt: Exempt):
+    """In one of the smallest stages: the larger ones break less."""
     rule = exempt.rule.rpartition("::")[2]
-    paths = [path for name, path in broken if name.partition("[")[0].endswith(rule)]
+    excused = [*synthesized("dev").excused, *synthesized("rehearsal").excused]
+    paths = [path for name, path in excused if name.partition("[")[0].endswith(rule)]
     assert all(any(path.startswith(f"{place}/") for path in paths) for place in exempt.where)
 
 
