@@ -147,9 +147,17 @@ class Alarms(Construct):
                less: bool = False) -> None:
         """Above the threshold (`less`: below), in as many periods of five minutes. Silence is no alarm: nobody may be asking."""
         alarm = cloudwatch.Alarm(
-            self, name, metric=metric, threshold=threshold, evaluation_periods=times,
+            self, name, metric=_bare(metric), threshold=threshold, evaluation_periods=times,
             comparison_operator=_LESS if less else _MORE, alarm_description=says,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING)
         alarm.add_alarm_action(actions.SnsAction(self.topic))
         alarm.add_ok_action(actions.SnsAction(self.topic))
         self.all.append(alarm)
+
+
+def _bare(metric: cloudwatch.IMetric) -> cloudwatch.IMetric:
+    """Without its label: then an alarm on one metric has CloudWatch's short form, which people and emulators read best."""
+    if not isinstance(metric, cloudwatch.Metric):
+        return metric
+    return cloudwatch.Metric(namespace=metric.namespace, metric_name=metric.metric_name, dimensions_map=metric.dimensions,
+                             statistic=metric.statistic, period=metric.period)

@@ -10,6 +10,8 @@ from infra.rules import EXCEPTIONS, Exempt
 from infra.stages import STAGES
 from tests.infra.synthesized import synthesized
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_aws_s_rules_hold_but_for_the_exceptions_that_are_written_down(stage):
@@ -20,7 +22,8 @@ def test_aws_s_rules_hold_but_for_the_exceptions_that_are_written_down(stage):
 def test_cfn_lint_finds_nothing(stage):
     templates = sorted(str(file) for file in synthesized(stage).folder.glob("*.template.json"))
     assert len(templates) == 7
-    done = subprocess.run([Path(sys.executable).with_name("cfn-lint"), *templates], capture_output=True, text=True, check=False)
+    done = subprocess.run([Path(sys.executable).with_name("cfn-lint"), *templates], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
