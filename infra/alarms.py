@@ -140,8 +140,8 @@ class Alarms(Construct):
             "/results often; take a larger instance in infra/stages.py."))
         free, least = signals.of_database(database, "FreeStorageSpace", "Minimum", "free"), FREE_STORAGE * wanted.storage_gb * GIB
         self._alarm("DatabaseStorage", free, least, less=True, says=(
-            f"Less than {FREE_STORAGE:.0%} of the database's {wanted.storage_gb} GB is free, and RDS made no more. Raise "
-            "max_storage_gb in infra/stages.py and deploy, before it is full and refuses to write."))
+            f"Less than {FREE_STORAGE:.0%} of the database's {wanted.storage_gb} GB is free, and RDS made no more. Look how "
+            "fast it sinks, and raise max_storage_gb in infra/stages.py before it is full and refuses to write."))
 
     def _alarm(self, name: str, metric: cloudwatch.IMetric, threshold: float, *, says: str, times: int = 1,
                less: bool = False) -> None:
