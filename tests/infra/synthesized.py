@@ -10,44 +10,42 @@ from typing import Any, NamedTuple
 
 import aws_cdk as cdk
 
-from infra import rules
+from infra.rules import hold_to_rules
 from infra.stacks import build
 
 Template = dict[str, Any]
 
 
 class Synthesized(NamedTuple):
-    """templates: by the stack's role, such as Api. findings: of cdk-nag and CDK itself, as (rule, construct's path)."""
+    """templates: by the stack's role, such as Api. findings: of cdk-nag and CDK itself, as (rule, construct's path); excused:
+    those for which an exception is written down."""
 
     folder: Path
     templates: dict[str, Template]
     findings: list[tuple[str, str]]
+    excused: list[tuple[str, str]]
 
 
 @cache
-def synthesized(stage: str, *, with_exceptions: bool = True) -> Synthesized:
+def synthesized(stage: str) -> Synthesized:
     """A stage of infra/stages.py."""
     folder = Path(tempfile.mkdtemp(prefix="synth-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     app = cdk.App(analytics_reporting=False, outdir=str(folder))
-    stacks = build(app, stage)
-    if with_exceptions:
-        rules.hold_to_rules(app, stacks)
-    else:
-        cdk.Validations.of(app).add_plugins(rules.AwsSolutionsChecks(app))
+    hold_to_rules(app, build(app, stage))
     try:
         app.synth()
     except RuntimeError as error:
         if "ValidationFailed" not in str(error):
             raise
     templates = {file.name.partition(".")[0]: json.loads(file.read_text()) for file in folder.glob("*.template.json")}
-    return Synthesized(folder, templates, read_findings(folder))
-
-
-def read_findings(folder: Path) -> list[tuple[str, str]]:
     report = json.loads((folder / "validation-report.json").read_text())
+    return Synthesized(folder, templates, read_findings(report, "violations"), read_findings(report, "suppressedViolations"))
+
+
+def read_findings(report: dict[str, Any], kind: str) -> list[tuple[str, str]]:
     return [(violation["ruleName"], construct["constructPath"]) for plugin in report["pluginReports"]
-            for violation in plugin["violations"] for construct in violation["violatingConstructs"]]
+            for violation in plugin.get(kind, []) for construct in violation["violatingConstructs"]]
 
 
 def of_type(template: Template, kind: str) -> list[dict[str, Any]]:
