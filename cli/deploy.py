@@ -1,4 +1,4 @@
-"""Put a stage into the AWS account whose credentials are set, or bring it up to date; then try it.
+"""Put a stage into your AWS account, or bring it up to date, and try it there.
 
 Images and bundles are published when they changed, and only then. The account must have been bootstrapped, once: cdk bootstrap.
 

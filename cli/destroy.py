@@ -1,4 +1,6 @@
-"""Take a stage away from the AWS account, with all that it stored. A stage that keeps data wants its name said twice.
+"""Take a stage away from your AWS account.
+
+All that it stored goes, too; a stage that keeps data wants its name said twice, and then says what stays.
 
 examples:
   shutterless destroy dev

@@ -1,4 +1,6 @@
-"""Write the CloudFormation templates of a stage. It needs no credentials, no network and no Docker.
+"""Write the CloudFormation templates of a stage.
+
+It needs no credentials, no network and no Docker.
 
 examples:
   shutterless synth dev

@@ -80,12 +80,13 @@ class Deployed:
     def _delete(self, stack: str, *, keeps_data: bool, say: Say) -> None:
         say(f"Deleting {stack}")
         cloudformation = self._client("cloudformation")
-        cloudformation.update_termination_protection(StackName=stack, EnableTerminationProtection=False)
+        if cloudformation.describe_stacks(StackName=stack)["Stacks"][0].get("EnableTerminationProtection"):
+            cloudformation.update_termination_protection(StackName=stack, EnableTerminationProtection=False)
         for each in self._resources(stack):
             if each["ResourceType"] == "AWS::S3::Bucket" and not (keeps_data and each["LogicalResourceId"].startswith("Uploads")):
                 self._empty(each["PhysicalResourceId"])
-            if each["ResourceType"] == "AWS::RDS::DBInstance":
-                self._unprotect(each["PhysicalResourceId"])
+            if each["ResourceType"] in ("AWS::RDS::DBInstance", "AWS::RDS::DBCluster"):
+                self._unprotect(each["ResourceType"], each["PhysicalResourceId"])
         cloudformation.delete_stack(StackName=stack)
         try:
             cloudformation.get_waiter("stack_delete_complete").wait(StackName=stack, WaiterConfig=WAIT)
@@ -104,8 +105,12 @@ class Deployed:
         except s3.exceptions.NoSuchBucket:  # an earlier destroy broke off behind it
             return
 
-    def _unprotect(self, database: str) -> None:
-        self._client("rds").modify_db_instance(DBInstanceIdentifier=database, DeletionProtection=False, ApplyImmediately=True)
+    def _unprotect(self, kind: str, database: str) -> None:
+        rds = self._client("rds")
+        if kind.endswith("Cluster"):
+            rds.modify_db_cluster(DBClusterIdentifier=database, DeletionProtection=False, ApplyImmediately=True)
+        elif "DBClusterIdentifier" not in rds.describe_db_instances(DBInstanceIdentifier=database)["DBInstances"][0]:
+            rds.modify_db_instance(DBInstanceIdentifier=database, DeletionProtection=False, ApplyImmediately=True)
 
     def _kept(self, stacks: dict[str, Any]) -> list[str]:
         outputs = {each["OutputKey"]: each["OutputValue"] for stack in stacks.values() for each in stack.get("Outputs", [])}

@@ -184,7 +184,7 @@ def _refusals(stage: Stage) -> list[tuple[bool, str]]:
           for name, one in functions.items()),
         (functions["infer"].reserved is not None and (functions["infer"].reserved or 0) < stage.queue_concurrency,
          "infer: fewer copies are reserved than the queue may use, so SQS would throttle and messages become dead letters."),
-        (stage.account_concurrency is not None and reserved > stage.account_concurrency - UNRESERVED,
+        (stage.account_concurrency is not None and reserved > max(0, stage.account_concurrency - UNRESERVED),
          f"{reserved} copies are reserved, but AWS keeps {UNRESERVED} of the account's {stage.account_concurrency} free. "
          "Reserve none, or ask for a higher quota."),
         (not 0 <= stage.canary < 100, f"canary: expected a share of 1 to 99 percent, or 0 for none, got {stage.canary}."),

@@ -21,6 +21,8 @@ ONLY_IN = {
     "torch": ("model_export", "benchmarks/references"),
     "torchvision": ("model_export", "benchmarks/references"),
     "aws_cdk": ("infra", "app.py"),
+    "jsii": ("infra",),
+    "constructs": ("infra",),
     "fastapi": ("onprem", "benchmarks/references"),
     "ministack": ("rehearsal/emulator",),
 }
@@ -30,7 +32,8 @@ TOO_SLOW_TO_START = ("boto3", "botocore", "sqlalchemy", "alembic", "pydantic", "
 
 
 def sources() -> list[Path]:
-    return [ROOT / "app.py", *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py")))]
+    return [ROOT / "app.py", *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))
+                               if "node_modules" not in file.parts)]
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -1,0 +1,94 @@
+"""What must not change unseen: the logical ids of what holds data, and the rights of every role (rights.txt)."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from infra.images import PLATFORMS
+from infra.sources import AWS_BASE, DATABASE_CA, arguments_of, bundle_of_project, recipe_of, source_hash
+from infra.stages import STAGES
+
+RIGHTS = Path(__file__).parent / "rights.txt"
+STATEFUL = {  # another id makes CloudFormation delete what was there
+    "Registry": {"Artifacts82DD59A1": "AWS::S3::Bucket", "ApiF70053CD": "AWS::ECR::Repository",
+                 "InferenceB3CD4D8F": "AWS::ECR::Repository"},
+    "Site": {"PageA98A310E": "AWS::S3::Bucket"},
+    "Data": {"Uploads4F6EB0FD": "AWS::S3::Bucket", "ModelsC55D3500": "AWS::S3::Bucket",
+             "ClassifyQueue34E1CC15": "AWS::SQS::Queue", "ClassifyDeadLettersA76ADCAA": "AWS::SQS::Queue",
+             "DatabaseInstance02E622FB": "AWS::RDS::DBInstance"},
+}
+KINDS = {kind for stack in STATEFUL.values() for kind in stack.values()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_holds_data_keeps_its_logical_id(synth, stage):
+    found = {stack: {name: each["Type"] for name, each in synth(stage)[stack]["Resources"].items() if each["Type"] in KINDS}
+             for stack in STATEFUL}
+    assert found == STATEFUL
+
+
+def rights(templates) -> str:
+    """One line for each right: function, action, resource."""
+    lines = []
+    for each in templates["Service"]["Resources"].values():
+        if each["Type"] == "AWS::IAM::Policy":
+            role = each["Properties"]["Roles"][0]["Ref"].partition("Role")[0].lower()
+            for statement in each["Properties"]["PolicyDocument"]["Statement"]:
+                actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+                resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+                lines += [f"{statement['Effect'].lower()} {role:8} {action:36} {text(resource)}"
+                          for action in actions for resource in resources]
+    return "\n".join(sorted(lines)) + "\n"
+
+
+def text(resource) -> str:
+    if isinstance(resource, str):
+        return resource
+    (kind, value), = resource.items()
+    match kind:
+        case "Fn::Join":
+            return "".join(text(part) for part in value[1])
+        case "Fn::GetAtt":
+            return f"{{{plain(value[0])}.{value[1]}}}"
+        case "Fn::ImportValue":
+            return f"{{{plain(value.partition(':Exports')[2].removeprefix('OutputFnGetAtt'))}}}"
+        case _:
+            return f"{{{value}}}"
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[0-9A-F]{8}", "", name)
+
+
+def test_every_role_has_the_rights_that_are_written_down_and_no_other(synth):
+    written, found = RIGHTS.read_text(encoding="utf-8"), rights(synth("dev"))
+    assert found.splitlines() == written.splitlines(), "look at each line that changed, and write it down in rights.txt"
+
+
+def test_a_model_in_the_bucket_is_the_only_reason_for_more_rights(synth):
+    more = set(rights(synth("rehearsal")).splitlines()) - set(RIGHTS.read_text(encoding="utf-8").splitlines())
+    assert {tuple(line.split()[1:3]) for line in more} == {("infer", "s3:GetObject"), ("predict", "s3:GetObject")}
+
+
+@pytest.mark.parametrize("stage", ["dev", "rehearsal"])
+def test_images_are_published_by_the_hash_that_make_images_gives_them(synth, stage):
+    told = synth(stage)["assets"]["dockerImages"].values()
+    assert len(told) == 2
+    for image in told:
+        name = image["source"]["dockerFile"].removeprefix("docker/").removesuffix(".Dockerfile")
+        values = arguments_of(recipe_of(name), {
+            "BASE_IMAGE": AWS_BASE, "PLATFORM": PLATFORMS["x86_64"], "MODEL": bundle_of_project("eurosat-lite0")[0],
+            "DB_CA": DATABASE_CA if STAGES[stage].iam_database else ""})
+        (place,) = image["destinations"].values()
+        assert place["repositoryName"] == f"shutterless-{stage}/{name}"
+        assert place["imageTag"] == source_hash(recipe_of(name), values)
+        assert image["source"]["platform"] == "linux/amd64"
+
+
+def test_every_file_of_the_bundle_is_published_under_its_own_name(synth):
+    _, bundle = bundle_of_project("eurosat-lite0")
+    keys = [place["objectKey"] for each in synth("dev")["assets"]["files"].values() for place in each["destinations"].values()
+            if place["bucketName"].startswith("shutterless-dev-models-")]
+    prefix = f"models/{bundle.sha256[:16]}/eurosat-lite0/1/"
+    assert sorted(keys) == sorted(prefix + path for path in [*bundle.manifest.files, "manifest.json"])
