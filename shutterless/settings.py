@@ -141,7 +141,7 @@ class Settings:
             try:
                 values |= {variable.name: variable.metadata["read"](text)} if text else {}
             except ValueError as expected:
-                got = "a value that is not shown" if variable.metadata["secret"] else repr(text[:80])
+                got = "a value that is not shown" if variable.metadata["secret"] else repr(text[:40])
                 complaints.append(f"  {name}: expected {expected}, got {got}")
         if complaints:
             raise BadSettings("\n".join(["These environment variables do not fit:", *complaints,
