@@ -6,8 +6,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help local test check images invoke base synth deploy destroy rehearse train export publish bench bench-cold bench-servers \
-	lock install-export clean
+.PHONY: help local test check images invoke base synth deploy destroy rehearse
+.PHONY: train export publish bench bench-cold bench-servers lock install-export clean
 
 BIN := .venv/bin
 MADE := .venv/made

@@ -97,6 +97,8 @@ def _store(door: Door, policy: Policy, form: Received, file: ReceivedFile) -> No
             if record is None or record.error == NEVER_ARRIVED:
                 objects.delete(policy.key)
             _is_awaited(record)
+            return
+        door.tallies.accepted()
 
 
 def _is_awaited(record: Record | None) -> bool:

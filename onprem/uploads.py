@@ -11,12 +11,13 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from onprem.answers import json_answer, request_id_of
+from onprem.batching import Ready
 from onprem.docs import ON_PREM, PICTURE, answers
 from onprem.door import Door, door_of
 from onprem.machine import system_resources
 from onprem.schemas import Receipt, Uploaded
-from shutterless.bodies import Submission, read_submission
-from shutterless.classifier import Answer
+from shutterless.bodies import read_submission
+from shutterless.classifier import TOP, Answer
 from shutterless.settling import Work
 from shutterless.uploads import Upload, read_upload
 
@@ -75,19 +76,21 @@ async def keep_answered(door: Door, request_id: str, upload: Upload) -> dict[str
 
     Raises BadPicture, of which nothing is kept, NotFound for a model that is not there, Unavailable.
     """
-    arrived_at = datetime.now(UTC)
-    answer, work = await asyncio.get_running_loop().run_in_executor(door.compute, _classify, door, upload, arrived_at)
-    return await run_in_threadpool(_record, door, request_id, upload, answer, work)
+    arrived_at, works = datetime.now(UTC), list[Work]()
+
+    def prepare() -> Ready:
+        works.append(Work(arrived_at))
+        classifier = door.shelf.classifier(upload.model)
+        return Ready(classifier, classifier.prepare(upload.picture, door.limits), TOP)
+
+    answer = await asyncio.wrap_future(door.batcher.answer(prepare))
+    door.tallies.predicted(answer)
+    return await run_in_threadpool(_record, door, request_id, upload, answer, works[0])
 
 
 def new_request_id() -> str:
     """For one picture of many in a request."""
     return str(uuid.uuid4())
-
-
-def _classify(door: Door, upload: Upload, arrived_at: datetime) -> tuple[Answer, Work]:
-    work = Work(arrived_at)
-    return door.shelf.answer(Submission(picture=upload.picture), model=upload.model, top=5, limits=door.limits), work
 
 
 def _record(door: Door, request_id: str, upload: Upload, answer: Answer, work: Work) -> dict[str, Any]:
@@ -99,6 +102,8 @@ def _record(door: Door, request_id: str, upload: Upload, answer: Answer, work: W
     except Exception:
         objects.delete(key)  # the client is told to send it again
         raise
+    door.tallies.accepted()
+    door.tallies.settled(outcome)
     return {"prediction_id": number, "request_id": request_id, "filename": upload.filename,
             "predicted_label": outcome.predicted_label, "true_label": upload.true_label, "confidence": outcome.confidence,
             "inference_ms": outcome.inference_ms, "latency_ms": outcome.latency_ms, "resources": system_resources()}

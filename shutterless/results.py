@@ -419,8 +419,7 @@ class Results:
     def backlog(self) -> Backlog:
         """What waits for an outcome. A picture that is expected, and has not come yet, does not wait."""
         c = results.c
-        expected = sa.and_(c.attempts == 0, c.claimed_until.is_not(None))
-        waiting = sa.and_(c.status == "pending", sa.not_(expected))
+        waiting = sa.and_(c.status == "pending", sa.not_(_EXPECTED))
         pending, stalled = (sa.select(sa.func.count()).select_from(results).where(where).scalar_subquery()
                             for where in (waiting, c.status == "stalled"))
         oldest = sa.select(c.created_at).where(waiting).order_by(c.id).limit(1).scalar_subquery()

@@ -135,9 +135,8 @@ def test_every_verb_parses(verb):
 
 
 def test_every_verb_is_phony():
-    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert phony is not None
-    assert set(phony[1].split()) == set(VERBS)
+    phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(" ".join(phony).split()) == set(VERBS)
 
 
 def test_local_takes_model_port_and_a_typed_host():
