@@ -36,7 +36,7 @@ local: $(MADE)/onprem ## the server on your machine, with the shipped model   [P
 	@PYTHONDONTWRITEBYTECODE= exec $(BIN)/shutterless serve $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port '$(PORT)') \
 		$(if $(filter command,$(origin HOST)),--host '$(HOST)') $(ARGS)
 
-test: $(MADE)/dev ## all tests that this machine can run; what it could not run is listed   [REQUIRE=all]
+test: $(MADE)/dev $(EMULATOR) ## all tests that this machine can run; what it could not run is listed   [REQUIRE=all]
 	@$(MAKE) --silent --no-print-directory install-export || echo 'torch is missing: the tests that need it will not run.' >&2
 	@REQUIRE='$(REQUIRE)' $(BIN)/python -m pytest $(ARGS)
 

@@ -37,7 +37,7 @@ EXCEPTIONS = (
     Exempt("CFR3", ("Site/Distribution",), "Who looks at a static page is not recorded, as nobody needs to know."),
     Exempt("CFR4", ("Site/Distribution",),
            "With CloudFront's own domain name, AWS fixes the oldest protocol at TLS 1.0. A domain of one's own, with its "
-           "certificate, brings TLS 1.2 into force, which is set already."),
+           "certificate, would bring TLS 1.2 into force."),
     Exempt("VPC7", ("Data/Network/Vpc",),
            "Flow logs of a network without a way out could only tell of functions that ask PostgreSQL and S3, and would cost "
            "more than all else that is logged."),

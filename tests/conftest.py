@@ -70,7 +70,7 @@ NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
                    "no Prometheus with its tools", "install Debian's prometheus and prometheus-alertmanager"),
     "systemd": (lambda: shutil.which("systemd-analyze"), "systemd-analyze is not there", "install systemd"),
     "helm": (lambda: imports("helm_python", "kubernetes_validate"), "no Helm to render charts",
-             "pip install helm-python-sdk kubernetes-validate"),
+             "make test installs it"),
     "docker": (lambda: imports("docker") and has_docker(), "Docker does not answer, or has no base image to build on",
                "start Docker; where no container registry can be reached, make base"),
     "emulator": (lambda: (ROOT / "var/rehearsal/venv/made").is_file(), "the emulator of AWS has no environment yet",
