@@ -136,7 +136,7 @@ def test_every_verb_parses(verb):
 
 def test_every_verb_is_phony():
     phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(" ".join(phony).split()) == set(VERBS)
+    assert {name for name in " ".join(phony).split() if "$" not in name} == set(VERBS)
 
 
 def test_local_takes_model_port_and_a_typed_host():
