@@ -103,16 +103,16 @@ class Alarms(Construct):
         dead = signals.of_queue(queue.dead_letters, "ApproximateNumberOfMessagesVisible", "Maximum", "dead letters")
         self._alarm(f"{task.title()}DeadLetters", dead, 0, says=(
             f"Pictures were given up after {self._stage.max_receives} deliveries, and are kept for 14 days. Look at the last "
-            "errors, at the dashboard's end, and mend their cause. Then send them back: aws sqs start-message-move-task "
-            f"--source-arn {queue.dead_letters.queue_arn}"))
+            "errors, at the dashboard's end, and mend their cause. Then send them back: "
+            f"shutterless redrive {self._stage.name}"))
 
     def watch_pictures(self) -> None:
         """What infer itself counts."""
         signals = self._signals
         self._alarm("Stalled", signals.ours("LastChances", "infer"), 0, says=(
             "Results are marked stalled: their last delivery has begun, and dead letters may follow. Look at the last errors, at "
-            "the dashboard's end, and mend what infer names there, most often the database or the model. The alarm of the dead "
-            "letters says how to send them back."))
+            "the dashboard's end, and mend what infer names there, most often the database or the model. Then send them back: "
+            f"shutterless redrive {self._stage.name}"))
         share = cloudwatch.MathExpression(
             expression="100 * duplicates / messages", label="duplicates, % of messages", period=FIVE_MIN,
             using_metrics={"duplicates": signals.ours("Duplicates", "infer"), "messages": signals.ours("Messages", "infer")})

@@ -19,7 +19,9 @@ from infra.stages import Stage
 NAME = "shutterless"  # of the database in the server
 OWNER = "shutterless_owner"  # the master user, whom only the function migrate is
 CA = "rds-ca-rsa2048-g1"  # https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.SSL.html
-USERS = ("shutterless_upload", "shutterless_query", "shutterless_infer", OWNER)
+READER = "shutterless_reader"  # an operator's questions, which the function migrate asks
+DIRECT = (OWNER, READER)  # who do not go through a pool of connections
+USERS = ("shutterless_upload", "shutterless_query", "shutterless_infer", *DIRECT)
 
 
 class Postgres(Construct):
@@ -51,12 +53,12 @@ class Postgres(Construct):
     def url(self, user: str) -> str:
         """For DATABASE_URL. The owner changes the schema, for which it does not go through a pool of connections."""
         password = f":{self._stage.database.password}" if self._stage.database.password else ""
-        return f"postgresql://{user}{password}@{self.direct_host if user == OWNER else self.host}:5432/{NAME}"
+        return f"postgresql://{user}{password}@{self.direct_host if user in DIRECT else self.host}:5432/{NAME}"
 
     def grant_connect(self, role: iam.IRole, user: str) -> None:
         """That this role may log in as this user, where IAM decides."""
         if self._stage.iam_database:
-            door = self._proxy_id if self._proxy_id and user != OWNER else self._login_id
+            door = self._proxy_id if self._proxy_id and user not in DIRECT else self._login_id
             role.add_to_principal_policy(iam.PolicyStatement(actions=["rds-db:connect"], resources=[self._user_arn(door, user)]))
 
     def _user_arn(self, door: str, user: str) -> str:
@@ -121,7 +123,7 @@ class Postgres(Construct):
         role = iam.Role(self, "ProxyRole", assumed_by=iam.ServicePrincipal("rds.amazonaws.com"),
                         description="RDS Proxy: logs in to the database as the functions' users")
         role.add_to_policy(iam.PolicyStatement(actions=["rds-db:connect"], resources=[
-            self._user_arn(self._login_id, user) for user in USERS if user != OWNER]))
+            self._user_arn(self._login_id, user) for user in USERS if user not in DIRECT]))
         subnets = [subnet.subnet_id for subnet in network.vpc.isolated_subnets]
         proxy = rds.CfnDBProxy(self, "Proxy", db_proxy_name=f"shutterless-{self._stage.name}", engine_family="POSTGRESQL",
                                default_auth_scheme="IAM_AUTH", require_tls=True, role_arn=role.role_arn, vpc_subnet_ids=subnets,

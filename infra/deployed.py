@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, WaiterError
 
 from shutterless.errors import BadSettings
@@ -19,6 +20,7 @@ from shutterless.errors import BadSettings
 ORDER = ("watch", "api", "service", "data", "site", "registry")  # the last stands on none of the others
 SHARED = "shutterless-account"  # for as long as any stage is there
 WAIT = {"Delay": 5, "MaxAttempts": 720}  # network interfaces of functions take AWS up to 40 minutes
+FUNCTION_S = 120  # the longest that an answer is waited for
 FOR_A_YEAR, NEVER = "public, max-age=31536000, immutable", "no-cache"
 Say = Callable[[str], object]
 
@@ -35,8 +37,8 @@ class Deployed:
 
     def account(self) -> str:
         """Raises BadSettings where there are no credentials, or wrong ones."""
-        with _explained():
-            return str(self._client("sts").get_caller_identity()["Account"])
+        with explained():
+            return str(self.client("sts").get_caller_identity()["Account"])
 
     def outputs(self) -> dict[str, str]:
         """Of all stacks. Raises BadSettings where there are none."""
@@ -45,30 +47,42 @@ class Deployed:
             raise BadSettings(f"There is no stage {self.name} in {self.region}. Deploy it: make deploy STAGE={self.name}.")
         return told
 
+    def invoke(self, function: str, event: dict[str, Any]) -> dict[str, Any]:
+        """What a function answers to an event. Raises BadSettings where it ends without an answer."""
+        patient = Config(read_timeout=FUNCTION_S, retries={"total_max_attempts": 1})  # a second try would not be quicker
+        with explained():
+            told = self.client("lambda", config=patient).invoke(FunctionName=function, Payload=json.dumps(event).encode())
+            answer = json.loads(told["Payload"].read() or b"null")
+        if told.get("FunctionError") or not isinstance(answer, dict):
+            why = answer.get("errorMessage") if isinstance(answer, dict) else answer
+            raise BadSettings(f"The function {function} ended without an answer: {str(why)[:300]}. Its log says more: "
+                              f"shutterless logs {self.name}.")
+        return answer
+
     def api_key(self, key_id: str) -> str:
-        with _explained():
-            return str(self._client("apigateway").get_api_key(apiKey=key_id, includeValue=True)["value"])
+        with explained():
+            return str(self.client("apigateway").get_api_key(apiKey=key_id, includeValue=True)["value"])
 
     def publish_page(self, folder: Path, bucket: str, distribution_id: str, *, api_url: str) -> None:
         """The files with hashes in their names first, index.html last, so that a page never asks for what is not there yet."""
         files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == "index.html")
-        with _explained():
+        with explained():
             self._put(bucket, "config.json", json.dumps({"api": api_url}).encode(), NEVER)
             for file in files:
                 key = file.relative_to(folder).as_posix()
                 self._put(bucket, key, file.read_bytes(), FOR_A_YEAR if key.startswith("assets/") else NEVER)
-            self._client("cloudfront").create_invalidation(DistributionId=distribution_id, InvalidationBatch={
+            self.client("cloudfront").create_invalidation(DistributionId=distribution_id, InvalidationBatch={
                 "Paths": {"Quantity": 1, "Items": ["/*"]}, "CallerReference": uuid4().hex})
 
     def _put(self, bucket: str, key: str, content: bytes, cache: str) -> None:
         kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
-        self._client("s3").put_object(Bucket=bucket, Key=key, Body=content, ContentType=kind, CacheControl=cache)
+        self.client("s3").put_object(Bucket=bucket, Key=key, Body=content, ContentType=kind, CacheControl=cache)
 
     def destroy(self, *, keeps_data: bool, say: Say) -> list[str]:
         """Delete every stack of the stage, and what all stages share when this was the last. Returns what stays, a line each."""
         stacks = {str(stack["StackName"]): stack for stack in self._stacks()}
         left = self._kept(stacks) if keeps_data else []
-        with _explained():
+        with explained():
             for name in [f"shutterless-{self.name}-{part}" for part in ORDER]:
                 if name in stacks:
                     self._delete(name, keeps_data=keeps_data, say=say)
@@ -79,7 +93,7 @@ class Deployed:
 
     def _delete(self, stack: str, *, keeps_data: bool, say: Say) -> None:
         say(f"Deleting {stack}")
-        cloudformation = self._client("cloudformation")
+        cloudformation = self.client("cloudformation")
         if cloudformation.describe_stacks(StackName=stack)["Stacks"][0].get("EnableTerminationProtection"):
             cloudformation.update_termination_protection(StackName=stack, EnableTerminationProtection=False)
         for each in self._resources(stack):
@@ -95,7 +109,7 @@ class Deployed:
 
     def _empty(self, bucket: str) -> None:
         """All versions: CloudFormation deletes no bucket that holds anything."""
-        s3 = self._client("s3")
+        s3 = self.client("s3")
         try:
             for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
                 listed = [{"Key": each["Key"], "VersionId": each["VersionId"]}
@@ -106,7 +120,7 @@ class Deployed:
             return
 
     def _unprotect(self, kind: str, database: str) -> None:
-        rds = self._client("rds")
+        rds = self.client("rds")
         if kind.endswith("Cluster"):
             rds.modify_db_cluster(DBClusterIdentifier=database, DeletionProtection=False, ApplyImmediately=True)
         elif "DBClusterIdentifier" not in rds.describe_db_instances(DBInstanceIdentifier=database)["DBInstances"][0]:
@@ -119,12 +133,12 @@ class Deployed:
             for name in ("DatabaseIdentifier",) if name in outputs]
 
     def _resources(self, stack: str) -> list[Any]:
-        pages = self._client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack)
+        pages = self.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack)
         return [each for page in pages for each in page["StackResourceSummaries"]
                 if each["ResourceStatus"] != "DELETE_COMPLETE" and each.get("PhysicalResourceId")]
 
     def _why(self, stack: str) -> str:
-        events = self._client("cloudformation").describe_stack_events(StackName=stack)["StackEvents"]
+        events = self.client("cloudformation").describe_stack_events(StackName=stack)["StackEvents"]
         return next((f"{each['LogicalResourceId']}: {each.get('ResourceStatusReason', '')}".rstrip(". ") for each in events
                      if each["ResourceStatus"] == "DELETE_FAILED"), "CloudFormation's events say why")
 
@@ -135,20 +149,22 @@ class Deployed:
         return [str(stack["StackName"]) for stack in self._all()]
 
     def _all(self) -> list[Any]:
-        with _explained():
-            pages = self._client("cloudformation").get_paginator("describe_stacks").paginate()
+        with explained():
+            pages = self.client("cloudformation").get_paginator("describe_stacks").paginate()
             return [stack for page in pages for stack in page["Stacks"] if stack["StackStatus"] != "DELETE_COMPLETE"]
 
     @cached_property
     def _session(self) -> Any:
         return boto3.Session()
 
-    def _client(self, service: str) -> Any:
-        return self._session.client(service, region_name=self.region)
+    def client(self, service: str, **settings: Any) -> Any:
+        """boto3's, in the stage's region."""
+        return self._session.client(service, region_name=self.region, **settings)
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
+    """Turn botocore's errors into BadSettings, with what to do."""
     try:
         yield
     except (NoCredentialsError, NoRegionError) as error:

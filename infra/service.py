@@ -13,7 +13,7 @@ from aws_cdk import aws_lambda_event_sources as event_sources
 from constructs import Construct
 
 from infra.data import DataStack
-from infra.database import OWNER
+from infra.database import OWNER, READER
 from infra.functions import Worker
 from infra.images import Sources, publish_image
 from infra.models import publish_bundle
@@ -50,6 +50,7 @@ class ServiceStack(Stack):
         CfnOutput(self, "ModelUri", value=self.model_uri)
         for name in self.workers:
             CfnOutput(self, f"{name.title()}Function", value=self.workers[name].target.function_name)
+            CfnOutput(self, f"{name.title()}Log", value=self.workers[name].log_group.log_group_name)
 
     def _worker(self, name: str) -> Worker:
         return Worker(self, name.title(), name=name, stage=self._stage, image=self._images[IMAGE_OF[name]],
@@ -87,6 +88,7 @@ class ServiceStack(Stack):
                 workers[name].allow(["s3:GetObject"], f"{self._data.models.bucket_arn}/models/*")
         for name, user in USER_OF.items():
             self._data.database.grant_connect(workers[name].role, user)
+        self._data.database.grant_connect(workers["migrate"].role, READER)
 
     def _listen(self) -> None:
         """infer works on each task's queue; a message that failed comes back alone."""

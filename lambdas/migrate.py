@@ -1,7 +1,8 @@
 """migrate: the database's schema and roles, brought up to date at deploy. A custom resource of CloudFormation, or by hand.
 
 As a custom resource it is called when `migrations_hash` changes, answers every request, and leaves everything as it is at
-Delete: results outlive the stack that wrote them. Any other event migrates and returns what was done.
+Delete: results outlive the stack that wrote them. {"query": "select ..."} is an operator's question: see lambdas/questions.py. Any
+other event migrates and returns what was done.
 https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/crpg-ref.html
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 from lambdas.environment import read_settings
 from lambdas.events import time_left_ms
 from lambdas.metrics import write_line
+from lambdas.questions import answer
 from lambdas.storage import Storage, database_url
 from shutterless.errors import ShutterlessError, Unavailable
 from shutterless.migrations import HEAD, migrations_hash
@@ -31,11 +33,14 @@ UNKNOWN = "The migration failed. The log of the function migrate says why."
 
 
 def migrate(event: Any, context: Any, read: Callable[[], tuple[Settings, Storage]]) -> dict[str, Any]:
-    """By hand: migrate, and return the schema's version. For CloudFormation: do that, and answer on its ResponseURL.
+    """By hand: migrate, and return the schema's version, or answer a query. For CloudFormation: migrate, and answer on its
+    ResponseURL.
 
     By hand, raises what went wrong; for CloudFormation, nothing: that is told there, settings that `read` cannot read
     included.
     """
+    if isinstance(event, dict) and "query" in event:
+        return answer(event, read()[0])
     if not (isinstance(event, dict) and "ResponseURL" in event and "RequestType" in event):
         return bring_up_to_date(*read(), lambda: time_left_ms(context) / 1000)
     done: dict[str, Any] = {}

@@ -10,10 +10,12 @@ import sqlalchemy as sa
 EXPIRE = "status, error, finished_at, claimed_until"  # the columns that Results.expire writes
 ARRIVAL = ("request_id, task, status, image_name, object_key, object_version, content_type, true_label, asked_model, "
            "created_at, claimed_until")
+READER, READERS = "shutterless_reader", 2  # and how many of it may be connected: stages.py leaves room for two
 RIGHTS = {
     "shutterless_upload": (f"INSERT ({ARRIVAL})", "SELECT (id, request_id, status)", f"UPDATE ({EXPIRE})"),
     "shutterless_infer": ("SELECT", "INSERT", "UPDATE"),
     "shutterless_query": ("SELECT", "DELETE", f"UPDATE ({EXPIRE})"),
+    READER: ("SELECT",),  # an operator, through the function migrate
 }
 _MAKERS = ("shutterless_upload", "shutterless_infer")  # of rows, so of ids
 _IAM = "rds_iam"  # https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.DBAccounts.html
@@ -39,6 +41,8 @@ def grant_roles(connection: sa.Connection, passwords: Mapping[str, str | None]) 
                       *(f"GRANT {right} ON {_quoted(schema)}.results TO {name}" for right in RIGHTS[role])]
         if role in _MAKERS:
             statements.append(f"GRANT USAGE ON SEQUENCE {_quoted(schema)}.results_id_seq TO {name}")
+        if role == READER:
+            statements.append(f"ALTER ROLE {name} CONNECTION LIMIT {READERS}")
         for statement in statements:
             connection.exec_driver_sql(statement)
 

@@ -317,14 +317,22 @@ def no_other_custom_resource_exists(templates, stage):
 
 @promise(set_on("Service/Upload/Role/DefaultPolicy", "PolicyDocument.Statement.3.Resource", "*"))
 def each_function_logs_in_as_its_own_user_alone(templates, stage):
-    users = {"upload": "shutterless_upload", "query": "shutterless_query", "infer": "shutterless_infer",
-             "migrate": "shutterless_owner"}
-    for name, user in users.items():
-        assert f"//{user}" in json.dumps(function(templates, name)["Environment"]["Variables"]["DATABASE_URL"])
+    users = {"upload": ["shutterless_upload"], "query": ["shutterless_query"], "infer": ["shutterless_infer"],
+             "migrate": ["shutterless_owner", "shutterless_reader"]}
+    for name, own in users.items():
+        assert f"//{own[0]}" in json.dumps(function(templates, name)["Environment"]["Variables"]["DATABASE_URL"])
         granted = [each["Resource"] for each in statements(templates["Service"], f"{name.title()}Role")
                    if "rds-db:connect" in actions(each)]
-        assert len(granted) == stage.iam_database
-        assert all(arn["Fn::Join"][1][-1] == f"/{user}" for arn in granted)
+        assert [arn["Fn::Join"][1][-1] for arn in granted] == [f"/{user}" for user in own] * stage.iam_database
+
+
+@promise(lambda stacks: stacks.service.migrate.add_function_url())
+def only_who_may_invoke_migrate_in_the_account_reaches_it(templates, stage):
+    doors = {name: each for stack in ("Service", "Api") for kind in ("Permission", "Url", "EventSourceMapping")
+             for name, each in of_type(templates[stack], f"Lambda::{kind}").items()}
+    assert doors
+    assert not [name for name, each in doors.items() if "Migrate" in json.dumps(each)]
+    assert "Migrate" not in json.dumps(of_type(templates["Api"], "ApiGateway::Method"))
 
 
 @promise(set_on("Service/Infer/Role/DefaultPolicy", "PolicyDocument.Statement.2.Action", "s3:DeleteObject"))

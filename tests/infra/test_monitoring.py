@@ -224,7 +224,7 @@ def test_every_alarm_says_what_to_look_at_and_do_and_tells_the_topic(watch):
         says = as_text(alarm["AlarmDescription"])
         assert len(says) <= 1024, "CloudWatch cuts it there"
         assert re.search(r"\b[Ll]ook\b", says), name
-        assert re.search(r"\.$|start-message-move-task --source-arn <[\w.:-]+>$", says), name
+        assert re.search(r"\.$|shutterless redrive \w+$", says), name
         assert alarm["AlarmActions"] == alarm["OKActions"] != []
         assert alarm["TreatMissingData"] == "notBreaching", f"{name}: an idle stage would alarm"
 
