@@ -1,8 +1,8 @@
 """migrate: the database's schema and roles, brought up to date at deploy. A custom resource of CloudFormation, or by hand.
 
 As a custom resource it is called when `migrations_hash` changes, answers every request, and leaves everything as it is at
-Delete: results outlive the stack that wrote them. {"query": "select ..."} is an operator's question: see lambdas/questions.py. Any
-other event migrates and returns what was done.
+Delete: results outlive the stack that wrote them. {"query": "select ..."} is an operator's question (questions.py). Any other
+event migrates and returns what was done.
 https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/crpg-ref.html
 """
 

@@ -1,7 +1,7 @@
 """{"query": "select ..."} -> a table: how an operator asks the database in its network, which no laptop reaches.
 
-Only who may invoke the function can ask: no route of the API leads here. The function logs in as a user of its own for it, that may
-read the table results and nothing else; each question stands in its log.
+Only who may invoke the function can ask: no route of the API leads here. It logs in as a user that may read the table results and
+nothing else; each question stands in its log.
 """
 
 from __future__ import annotations

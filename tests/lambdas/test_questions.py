@@ -72,7 +72,8 @@ def test_a_plan_can_be_looked_at(ask):
     "insert into results (request_id) values ('x')", "update results set status = 'done'", "delete from results",
     "with gone as (delete from results returning *) select * from gone", "explain analyze delete from results",
     "truncate results", "drop table results", "alter table results add column x int", "create table mine (x int)",
-    "create temp table mine (x int)", "select * into mine from results", "create role me superuser", "grant all on results to public",
+    "create temp table mine (x int)", "select * into mine from results", "create role me superuser",
+    "grant all on results to public",
     "select nextval('results_id_seq')", "select lo_import('/etc/passwd')", "copy results to '/tmp/results'",
     "copy results to program 'id'", "copy results from '/etc/passwd'", "lock table results", "vacuum results",
     "alter role shutterless_reader superuser", "select pg_reload_conf()"])
