@@ -74,8 +74,8 @@ def tell(line: Line) -> None:
         return
     level, text = readable(line.text)
     moment = datetime.fromtimestamp(line.at_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    shown = Text(f"{moment}  {line.function:8}", style="dim")
-    Console(soft_wrap=True, highlight=False).print(shown.append(Text(printable(text), style=COLOURS.get(level, "not dim"))))
+    shown = Text.assemble((f"{moment}  {line.function:8}", "dim"), (printable(text), COLOURS.get(level, "")))
+    Console(soft_wrap=True, highlight=False).print(shown)
     sys.stdout.flush()
 
 

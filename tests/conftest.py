@@ -382,3 +382,33 @@ def convolutional_model(side: int) -> bytes:
     checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
+
+
+# A stage as CloudFormation tells of it: queues and logs, without functions.
+
+STAGE = {
+    "data": {"ClassifyQueue": "AWS::SQS::Queue", "ClassifyDeadLetters": "AWS::SQS::Queue"},
+    "service": {f"{name}Log": "AWS::Logs::LogGroup" for name in ("Upload", "Query", "Predict", "Infer", "Migrate")},
+}
+
+
+@pytest.fixture
+def deployed_stage(s3: FaultyS3, s3_server: tuple[str, FaultyS3], boto_session, monkeypatch) -> Iterator[dict[str, str]]:
+    """The outputs of the stage dev, which stands on the emulator until the test is over."""
+    import json
+
+    for name in ("AWS_ENDPOINT_URL", *(f"AWS_ENDPOINT_URL_{each}" for each in ("SQS", "LOGS", "CLOUDFORMATION"))):
+        monkeypatch.setenv(name, s3_server[0])
+    cloudformation, outputs = boto_session.client("cloudformation"), {}
+    for stack, kinds in STAGE.items():
+        told = {f"{name}{'Url' if kind.endswith('Queue') else ''}": {"Value": {"Ref": name}} for name, kind in kinds.items()}
+        if stack == "service":
+            told["MigrateFunction"] = {"Value": "the-function-migrate"}
+        cloudformation.create_stack(StackName=f"shutterless-dev-{stack}", TemplateBody=json.dumps(
+            {"Resources": {name: {"Type": kind} for name, kind in kinds.items()}, "Outputs": told}))
+        shown = cloudformation.describe_stacks(StackName=f"shutterless-dev-{stack}")["Stacks"][0]["Outputs"]
+        outputs |= {each["OutputKey"]: each["OutputValue"] for each in shown}
+    yield outputs
+    for stack in STAGE:
+        cloudformation.delete_stack(StackName=f"shutterless-dev-{stack}")
+    cloudformation.close()
