@@ -1,7 +1,7 @@
 """Ask a deployed stage's database, which no laptop reaches: one SELECT, answered as a table.
 
 The query runs in the function migrate, inside the network, as a user that may read the table results and nothing else. It is
-ended after 20 s, and stands in the function's log. Without a query, standard input is read: a prompt, one query a line, or a file.
+ended after 20 s, and stands in the function's log. Without a query, it reads standard input: a prompt, one query a line, or a file.
 
 examples:
   shutterless psql dev "select status, count(*) from results group by status"
@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a row, for programs")
     form.add_argument("--csv", action="store_true", help="CSV with a line of names")
+    parse = parser.parse_known_args
+
+    def options_first(words: Any = None, namespace: Any = None) -> Any:
+        """Before Python 3.13, argparse takes no optional word that stands behind an option."""
+        return parse(sorted(words, key=lambda word: word not in ("--json", "--csv")), namespace)
+
+    parser.parse_known_args = options_first  # type: ignore[method-assign, assignment]
 
 
 def run(arguments: argparse.Namespace) -> int:

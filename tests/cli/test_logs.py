@@ -73,9 +73,9 @@ def test_follow_goes_on_with_what_comes_and_tells_nothing_twice(say, deployed_st
     monkeypatch.setattr("infra.tail.time.sleep", pause)
     say("infer", ("before", 3))
     told = []
+    lines = Logs(Deployed("dev"), log_groups(deployed_stage)).follow(round(1000 * (time.time() - 60)))
     with pytest.raises(EnoughError):
-        for line in Logs(Deployed("dev"), log_groups(deployed_stage)).follow(round(1000 * (time.time() - 60))):
-            told.append(line.text)
+        told.extend(line.text for line in lines)
     assert told == ["before", "late", "now"]
 
 
@@ -109,7 +109,8 @@ def test_levels(text, level):
 
 
 def test_what_lambda_reports_is_short_and_its_beginnings_and_ends_are_left_out(say, capsys):
-    say("infer", ("INIT_START Runtime Version: x", 5), ("START RequestId: 8a1d Version: 1", 4), (REPORT, 3), ("END RequestId: 8a1d", 2))
+    say("infer", ("INIT_START Runtime Version: x", 5), ("START RequestId: 8a1d Version: 1", 4), (REPORT, 3),
+        ("END RequestId: 8a1d", 2))
     assert main(["logs", "dev"]) == 0
     [line] = capsys.readouterr().out.splitlines()
     assert line.endswith("REPORT  Duration 12.34 ms  Memory Size 512 MB  Max Memory Used 128 MB  Init Duration 301.50 ms")
