@@ -1,12 +1,12 @@
 """Ask a deployed stage's database, which no laptop reaches: one SELECT, answered as a table.
 
 The query runs in the function migrate, inside the network, as a user that may read the table results and nothing else. It is
-ended after 20 s, and stands in the function's log. Without a query, it reads standard input: a prompt, one query a line, or a file.
+ended after 20 s, and stands in the function's log. Without a query, it reads standard input: a file, or lines at a prompt.
 
 examples:
   shutterless psql dev "select status, count(*) from results group by status"
   shutterless psql prod --csv "select * from results where status = 'stalled'" > stalled.csv
-  shutterless psql dev < query.sql
+  shutterless psql dev
 """
 
 from __future__ import annotations
