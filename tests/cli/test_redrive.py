@@ -145,8 +145,8 @@ def test_what_the_queue_refuses_is_kept_and_told(sqs, deployed_stage, die, capsy
     assert sorted(kept + sent) == sorted(map(notice, IDS[:3]))
 
 
-def test_hundreds_are_sent_and_none_twice(sqs, deployed_stage, die, capsys):
-    ids = [f"{n:08x}-0000-0000-0000-000000000000" for n in range(203)]
+def test_many_are_sent_and_none_twice(sqs, deployed_stage, die, capsys):
+    ids = [f"{n:08x}-0000-0000-0000-000000000000" for n in range(33)]
     die(*map(notice, ids))
     assert main(["redrive", "dev", "--yes"]) == 0
     assert bodies(sqs, deployed_stage["ClassifyQueueUrl"]) == sorted(map(notice, ids))
@@ -154,10 +154,10 @@ def test_hundreds_are_sent_and_none_twice(sqs, deployed_stage, die, capsys):
 
 def test_more_than_are_looked_at_in_one_go_are_told(die, deployed_stage, monkeypatch, capsys):
     monkeypatch.setattr("infra.letters.MOST", 10)
-    die(*(notice(f"{n:08x}-0000-0000-0000-000000000000") for n in range(25)))
+    die(*(notice(f"{n:08x}-0000-0000-0000-000000000000") for n in range(15)))
     assert main(["redrive", "dev", "--yes"]) == 0
     assert "Run the same again." in capsys.readouterr().out
-    assert [main(["redrive", "dev", "--yes"]), main(["redrive", "dev", "--yes"])] == [0, 0]
+    assert main(["redrive", "dev", "--yes"]) == 0
     with DeadLetters(Deployed("dev"), queue_url=deployed_stage["ClassifyQueueUrl"],
                      dead_letters_url=deployed_stage["ClassifyDeadLettersUrl"]) as box:
         assert box.letters == []
