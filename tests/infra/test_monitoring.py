@@ -20,7 +20,9 @@ from lambdas.start import Model
 from shutterless.results import Outcome
 from shutterless.settings import Settings
 from shutterless.statuses import STATUSES
-from tests.infra.synthesized import Template, as_text, of_type, synthesized
+from tests.infra.synthesized import SYNTH_S, Template, as_text, of_type, synthesized
+
+pytestmark = pytest.mark.timeout(SYNTH_S)
 
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-metrics-and-dimensions.html and its like for
 # AWS Lambda, Amazon SQS and Amazon RDS: namespace -> the dimensions that we ask by -> metrics.
