@@ -53,7 +53,7 @@ EXCEPTIONS = (
            "The policy that AWS prescribes for this role, and the only one that API Gateway accepts in every region.",
            "Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"),
     Exempt("IAM4", tuple(f"Service/{name}Canary" for name in ("Upload", "Query", "Predict", "Infer")),
-           "AWS's own policy for CodeDeploy before functions: it moves an alias, reads alarms and invokes hooks, and nothing more.",
+           "AWS's own policy for CodeDeploy before functions: it moves an alias, reads alarms, invokes hooks, and nothing more.",
            "Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AWSCodeDeployRoleForLambdaLimited"),
     Exempt("IAM5", SERVED,
            "Lambda makes the network interfaces of functions in a VPC; these actions of EC2 know no smaller resource.",

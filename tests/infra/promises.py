@@ -29,7 +29,7 @@ class Where(NamedTuple):
 
 @dataclass(frozen=True)
 class Promise:
-    """name: a sentence. check(templates, stage) asserts it. broken(stacks) changes the app so that it must fail, and says where."""
+    """name: a sentence. check(templates, stage) asserts it. broken(stacks) makes it fail by changing the app, and says where."""
 
     name: str
     check: Callable[[Templates, Stage], None]

@@ -20,13 +20,13 @@ from infra.stages import STAGES, Aurora, Database, Function, Stage
 
 Template = dict[str, Any]
 SYNTH_S = 900  # a test's timeout: the first that asks for a stage waits for its synth, minutes where others use the CPU
-SWITCHED = {stage.name: stage for stage in (  # what no stage of ours turns on; SnapStart and provisioned copies exclude each other
+SWITCHED = {stage.name: stage for stage in (  # what no stage of ours turns on; SnapStart excludes provisioned copies
     Stage(name="guarded", architecture="arm64", waf=True, iam_auth=True, canary=10, alarm_email="a@example.org", budget_usd=50,
           functions={"predict": Function(memory_mb=1769, timeout_s=20, provisioned=1, reserved=5)},
           database=Database(proxy=True)),
     Stage(name="snapped", snapstart=True, model_from="bucket", batch=20, batch_window_s=5,
           database=Database(aurora=Aurora(), in_two_zones=True)))}
-EVERY = [*STAGES, *SWITCHED]
+EVERY = {**STAGES, **SWITCHED}
 
 
 class Synthesized(NamedTuple):
@@ -42,10 +42,10 @@ class Synthesized(NamedTuple):
 
 @cache
 def synthesized(stage: str) -> Synthesized:
-    """A stage of infra/stages.py, or of SWITCHED."""
+    """One of EVERY."""
     folder = new_folder()
     app = cdk.App(analytics_reporting=False, outdir=str(folder))
-    hold_to_rules(app, build(app, {**STAGES, **SWITCHED}[stage]))
+    hold_to_rules(app, build(app, EVERY[stage]))
     try:
         app.synth()
     except RuntimeError as error:
