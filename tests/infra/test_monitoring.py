@@ -81,7 +81,9 @@ def emitted() -> set[tuple[str, tuple[str, ...]]]:
     metrics.sys.stdout = said  # type: ignore[assignment]
     try:
         settings = Settings(stage="dev")
-        door = Predictions(Model(settings)).door()
+        model = Model(settings)
+        with model.opening():
+            door = Predictions(model).door()
         picture = (Path(__file__).parents[2] / "events/predict.json").read_text()
         assert serve(json.loads(picture), None, door)["statusCode"] == 200
         serve({"httpMethod": "GET", "path": "/nowhere"}, None, door)
