@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if stage.keeps_data and arguments.confirm != stage.name:
         raise BadSettings(f"{stage.name} keeps data: what its users stored cannot be brought back by another deploy. To take it "
                           f"away all the same: make destroy STAGE={stage.name} CONFIRM={stage.name}.")
-    left = Deployed(stage.name).destroy(say=lambda line: print(line, file=sys.stderr))
+    left = Deployed(stage.name).destroy(keeps_data=stage.keeps_data, say=lambda line: print(line, file=sys.stderr))
     print("\n".join([f"{stage.name} is gone. What stays:", *(f"  {line}" for line in left)]) if left
           else f"{stage.name} is gone, and nothing of it stays.")
     return 0

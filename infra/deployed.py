@@ -19,7 +19,6 @@ from shutterless.errors import BadSettings
 ORDER = ("watch", "api", "service", "data", "site", "registry")  # the last stands on none of the others
 SHARED = "shutterless-account"  # for as long as any stage is there
 WAIT = {"Delay": 5, "MaxAttempts": 720}  # network interfaces of functions take AWS up to 40 minutes
-INSTANCE, CLUSTER = "AWS::RDS::DBInstance", "AWS::RDS::DBCluster"
 FOR_A_YEAR, NEVER = "public, max-age=31536000, immutable", "no-cache"
 Say = Callable[[str], object]
 
@@ -65,41 +64,34 @@ class Deployed:
         kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
         self._client("s3").put_object(Bucket=bucket, Key=key, Body=content, ContentType=kind, CacheControl=cache)
 
-    def destroy(self, *, say: Say) -> list[str]:
-        """Delete every stack of the stage, and what all stages share when this was the last. Returns what stays, a line each:
-        what the deployed templates keep, whatever infra/stages.py says by now."""
-        stacks, left = {str(stack["StackName"]) for stack in self._stacks()}, list[str]()
+    def destroy(self, *, keeps_data: bool, say: Say) -> list[str]:
+        """Delete every stack of the stage, and what all stages share when this was the last. Returns what stays, a line each."""
+        stacks = {str(stack["StackName"]): stack for stack in self._stacks()}
+        left = self._kept(stacks) if keeps_data else []
         with _explained():
             for name in [f"shutterless-{self.name}-{part}" for part in ORDER]:
                 if name in stacks:
-                    left += self._delete(name, say=say)
+                    self._delete(name, keeps_data=keeps_data, say=say)
             others = self._names()
             if SHARED in others and not any(other.startswith("shutterless-") and other != SHARED for other in others):
-                self._delete(SHARED, say=say)
+                self._delete(SHARED, keeps_data=False, say=say)
         return left
 
-    def _delete(self, stack: str, *, say: Say) -> list[str]:
-        """Returns what stays of it."""
+    def _delete(self, stack: str, *, keeps_data: bool, say: Say) -> None:
         say(f"Deleting {stack}")
         cloudformation = self._client("cloudformation")
         if cloudformation.describe_stacks(StackName=stack)["Stacks"][0].get("EnableTerminationProtection"):
             cloudformation.update_termination_protection(StackName=stack, EnableTerminationProtection=False)
-        declared, left = cloudformation.get_template(StackName=stack)["TemplateBody"]["Resources"], list[str]()
         for each in self._resources(stack):
-            kind, name = each["ResourceType"], each["PhysicalResourceId"]
-            policy = declared.get(each["LogicalResourceId"], {}).get("DeletionPolicy", "Delete")
-            if policy != "Delete":
-                left.append(_told(kind, name))
-            elif kind == "AWS::S3::Bucket":
-                self._empty(name)
-            if kind in (INSTANCE, CLUSTER):
-                self._unprotect(kind, name)
+            if each["ResourceType"] == "AWS::S3::Bucket" and not (keeps_data and each["LogicalResourceId"].startswith("Uploads")):
+                self._empty(each["PhysicalResourceId"])
+            if each["ResourceType"] in ("AWS::RDS::DBInstance", "AWS::RDS::DBCluster"):
+                self._unprotect(each["ResourceType"], each["PhysicalResourceId"])
         cloudformation.delete_stack(StackName=stack)
         try:
             cloudformation.get_waiter("stack_delete_complete").wait(StackName=stack, WaiterConfig=WAIT)
         except WaiterError as error:
             raise BadSettings(f"{stack} could not be deleted: {self._why(stack)}. Mend that, and destroy again.") from error
-        return left
 
     def _empty(self, bucket: str) -> None:
         """All versions: CloudFormation deletes no bucket that holds anything."""
@@ -115,10 +107,16 @@ class Deployed:
 
     def _unprotect(self, kind: str, database: str) -> None:
         rds = self._client("rds")
-        if kind == CLUSTER:
+        if kind.endswith("Cluster"):
             rds.modify_db_cluster(DBClusterIdentifier=database, DeletionProtection=False, ApplyImmediately=True)
         elif "DBClusterIdentifier" not in rds.describe_db_instances(DBInstanceIdentifier=database)["DBInstances"][0]:
             rds.modify_db_instance(DBInstanceIdentifier=database, DeletionProtection=False, ApplyImmediately=True)
+
+    def _kept(self, stacks: dict[str, Any]) -> list[str]:
+        outputs = {each["OutputKey"]: each["OutputValue"] for stack in stacks.values() for each in stack.get("Outputs", [])}
+        return [f"pictures: s3://{outputs[name]}" for name in ("UploadsBucket",) if name in outputs] + [
+            f"results: a last snapshot of the database {outputs[name]} (aws rds describe-db-snapshots --snapshot-type manual)"
+            for name in ("DatabaseIdentifier",) if name in outputs]
 
     def _resources(self, stack: str) -> list[Any]:
         pages = self._client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack)
@@ -147,14 +145,6 @@ class Deployed:
 
     def _client(self, service: str) -> Any:
         return self._session.client(service, region_name=self.region)
-
-
-def _told(kind: str, name: str) -> str:
-    """A line about a resource that its template keeps."""
-    if kind in (INSTANCE, CLUSTER):
-        command = "describe-db-snapshots" if kind == INSTANCE else "describe-db-cluster-snapshots"
-        return f"results: a last snapshot of the database {name} (aws rds {command} --snapshot-type manual)"
-    return f"pictures: s3://{name}" if kind == "AWS::S3::Bucket" else f"{kind}: {name}"
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def account(monkeypatch):
 
 
 def stack(account, name, **resources):
-    outputs = {f"{name}{each['Type'].rpartition('::')[2]}": {"Value": {"Ref": name}} for name, each in resources.items()}
+    outputs = {f"{name}{'Bucket' if 'S3' in each['Type'] else 'Identifier'}": {"Value": {"Ref": name}}
+               for name, each in resources.items()}
     account.create_stack(StackName=name, TemplateBody=json.dumps({"Resources": resources, "Outputs": outputs}))
 
 
@@ -82,13 +83,13 @@ def test_prod_is_not_destroyed_before_its_name_is_said_again(account, capsys, wo
 
 def test_prod_keeps_pictures_and_a_snapshot_and_says_where(account, capsys):
     stack(account, "shutterless-prod-data", Uploads=BUCKET | {"DeletionPolicy": "Retain"}, Models=BUCKET,
-          Instance=DATABASE | {"DeletionPolicy": "Snapshot"})
+          Database=DATABASE | {"DeletionPolicy": "Snapshot"})
     stack(account, "shutterless-prod-site", Page=BUCKET)
     s3 = boto3.client("s3", region_name="us-east-1")
     bucket, models = (Deployed("prod").outputs()[f"{name}Bucket"] for name in ("Uploads", "Models"))
     for name in (bucket, models):
         s3.put_object(Bucket=name, Key="uploads/classify/a.png", Body=b"picture")
-    database = Deployed("prod").outputs()["InstanceDBInstance"]
+    database = Deployed("prod").outputs()["DatabaseIdentifier"]
     assert main(["destroy", "prod", "--confirm", "prod"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "prod is gone. What stays:", f"  pictures: s3://{bucket}",

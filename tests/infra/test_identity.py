@@ -32,6 +32,10 @@ def test_what_holds_data_keeps_its_logical_id(stage):
     assert found == STATEFUL
 
 
+def test_destroy_is_told_of_what_prod_keeps():
+    assert {"UploadsBucket", "DatabaseIdentifier"} <= synthesized("prod").templates["Data"]["Outputs"].keys()
+
+
 def rights(templates) -> str:
     """One line for each right: function, action, resource."""
     lines = []
