@@ -23,6 +23,7 @@ JPEG = "image/jpeg"
 MODEL = "eurosat-lite0"
 CROWD, AT_ONCE = 200, 10
 CROWD_S, DEAD_S = 300.0, 120.0
+ROOM_S = 60.0  # how long a client comes again before it gives up
 BUSY = (429, 500, 502, 503, 504)  # what API Gateway says where a function has no room; clients come again
 
 
@@ -183,11 +184,11 @@ class Scenes:
 
     def _upload(self, picture: bytes, query: str = "") -> str:
         """POST /upload-image, again where a function has no room. Returns the request's id."""
-        for attempt in range(20):
-            answer = self.client.ask("POST", f"/upload-image{query}", picture, content_type=JPEG)
-            if answer.status not in BUSY:
+        deadline = time.monotonic() + ROOM_S
+        while (answer := self.client.ask("POST", f"/upload-image{query}", picture, content_type=JPEG)).status in BUSY:
+            if time.monotonic() > deadline:
                 break
-            time.sleep(0.5 + 0.25 * attempt)
+            time.sleep(1)
         expect(answer.status == 202, f"POST /upload-image: expected 202, got {answer.status} {answer.body[:300]!r}")
         return str(answer.json()["request_id"])
 
