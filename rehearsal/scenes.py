@@ -38,7 +38,7 @@ class Scenes:
         """Name and function of each, in the order in which they build on each other."""
         yield "predict: raw, multipart and JSON give the same answer as on this machine", self.predict
         yield "a wrong key, no key, and what needs none", self.keys
-        yield "a preflight is answered without a key, and lets no stranger in", self.preflight
+        yield "a preflight is answered without a key, and names what may be asked", self.preflight
         yield "upload -> S3 -> SQS -> infer -> PostgreSQL -> results", self.upload
         yield "the stored picture, by a redirect to S3", self.picture
         yield "a presigned form -> S3 -> SQS -> infer -> results", self.presigned
