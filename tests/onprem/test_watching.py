@@ -117,7 +117,8 @@ def _with_webhooks(port: int) -> str:
     config = yaml.safe_load((DOCKER / "alertmanager/alertmanager.yml").read_text())
     for receiver in config["receivers"]:
         receiver["webhook_configs"] = [{"url": f"http://127.0.0.1:{port}/{receiver['name']}"}]
-    config["route"]["group_wait"] = config["route"]["routes"][0]["group_wait"] = "1s"
+    for route in (config["route"], *config["route"]["routes"]):
+        route["group_wait"] = route["group_interval"] = "1s"
     return yaml.safe_dump(config)
 
 
