@@ -134,7 +134,9 @@ def total(lines: list[Line]) -> float:
 
 
 def alarm_metrics(stage: Stage) -> int:
-    """How many metrics the stage's alarms look at: AWS bills each, and an instance has one alarm more than Aurora."""
-    database = 2 if stage.database.aurora else 3
-    return API_ALARM_METRICS + FUNCTIONS_WATCHED * FUNCTION_ALARM_METRICS + QUEUE_ALARM_METRICS + PICTURE_ALARM_METRICS + database
+    """How many metrics the stage's alarms look at: AWS bills each. An instance has one alarm more than Aurora, and a canary one
+    for each function."""
+    database, canary = 2 if stage.database.aurora else 3, FUNCTIONS_WATCHED if stage.canary else 0
+    functions = FUNCTIONS_WATCHED * FUNCTION_ALARM_METRICS
+    return API_ALARM_METRICS + functions + QUEUE_ALARM_METRICS + PICTURE_ALARM_METRICS + database + canary
 

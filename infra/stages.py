@@ -217,7 +217,8 @@ STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (
           database=Database(instance="db.t4g.medium", max_connections=400, backup_days=14, in_two_zones=True,
                             is_protected=True)),
     Stage(name="rehearsal", log_days=1, queue_concurrency=4, model_from="bucket", origins=("http://localhost:5173",),
-          throttle=Throttle(rate_per_s=20, burst=50, quota_per_month=100_000),
+          account_concurrency=10, throttle=Throttle(rate_per_s=20, burst=50, quota_per_month=100_000),
+          functions={name: Function(memory_mb=512, timeout_s=API_GATEWAY_S) for name in ("upload", "query")},  # slow starts
           database=Database(engine="15", max_connections=300, backup_days=0, password="rehearsal")),  # noqa: S106  the emulator's
 )}
 

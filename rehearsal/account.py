@@ -14,6 +14,7 @@ import psycopg
 from rehearsal.emulator_process import KEY, REGION, Place
 from rehearsal.watched import CheckFailed
 
+STATEMENT_MS = 30_000
 SETTLED = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
 
@@ -124,7 +125,7 @@ class Account:
         endpoint = found[0]["Endpoint"]
         environment = self.function("migrate")["Environment"]["Variables"]["DATABASE_URL"]
         connection = psycopg.connect(environment, host=endpoint["Address"], port=endpoint["Port"], sslmode="require",
-                                     autocommit=True, connect_timeout=10)
+                                     autocommit=True, connect_timeout=10, options=f"-c statement_timeout={STATEMENT_MS}")
         try:
             yield connection
         finally:

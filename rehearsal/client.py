@@ -72,7 +72,7 @@ class Client:
 
 
 def request(method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
-    """One request of one connection. Follows no redirect. Raises OSError."""
+    """One request of one connection. Follows no redirect. Raises CheckFailed where no answer comes, OSError."""
     address = urlsplit(url)
     connection = HTTPConnection(address.hostname or "", address.port or 80, timeout=ANSWER_S)
     try:
@@ -80,6 +80,8 @@ def request(method: str, url: str, body: bytes | None = None, headers: Mapping[s
         connection.request(method, path, body=body, headers=dict(headers or {}))
         answer = connection.getresponse()
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    except TimeoutError:
+        raise CheckFailed(f"{method} {address.path}: expected an answer within {ANSWER_S:.0f} s, got none") from None
     finally:
         connection.close()
 

@@ -11,6 +11,7 @@ from infra.sources import AWS_BASE
 from shutterless.errors import BadSettings
 
 MANY, ATTEMPTS, REMOVE_S = 20, 50, 300.0  # containers in one command, on a machine that is busy with all the others
+PULL_S, MAKE_S = 600.0, 900.0
 LOCAL_BASE = "shutterless-base:local"  # that `make base` makes
 
 
@@ -18,7 +19,11 @@ def docker(*words: str, timeout_s: float = 120) -> str:
     """Standard output of the client. Raises BadSettings, with what it says, where it fails or is not there."""
     if not shutil.which("docker"):
         raise BadSettings("A rehearsal needs Docker, which is not installed. Install it; on Debian: apt-get install docker.io.")
-    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False, timeout=timeout_s)
+    try:
+        done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise BadSettings(f"docker {words[0]} has not ended within {timeout_s:.0f} s. "
+                          "Look whether Docker answers: docker info.") from None
     if done.returncode:
         raise BadSettings(f"docker {words[0]} failed: {done.stderr.strip()[-500:]}")
     return done.stdout.strip()
@@ -76,8 +81,13 @@ def choose_base(asked: str) -> str:
 
 def is_there(image: str) -> bool:
     """Whether Docker has it, or could pull it just now."""
-    pull = ["docker", "pull", "--quiet", image]
-    return is_image(image) or subprocess.run(pull, capture_output=True, check=False).returncode == 0
+    if is_image(image):
+        return True
+    try:
+        return subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False,
+                              timeout=PULL_S).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def build_postgres(tag: str, folder: Path) -> None:
@@ -94,6 +104,6 @@ def _make_postgres_base(tag: str, folder: Path) -> None:
     if not shutil.which("mmdebstrap"):
         raise BadSettings("The image postgres:15-bookworm cannot be pulled, and mmdebstrap, which would make a stand-in of "
                           "Debian's packages, is not installed. On Debian or Ubuntu: apt-get install mmdebstrap.")
-    made = subprocess.run([folder / "make-base", tag], capture_output=True, text=True, check=False)
+    made = subprocess.run([folder / "make-base", tag], capture_output=True, text=True, check=False, timeout=MAKE_S)
     if made.returncode:
         raise BadSettings(f"PostgreSQL's image could not be made of Debian's packages: {made.stderr.strip()[-500:]}")

@@ -84,6 +84,7 @@ def _play(steps: Steps, ending: ExitStack, *, keep: bool, base_image: str) -> No
     cdk = Cdk(place, RUN, RUN / "project", base)
     with steps.step("cdk bootstrap"):
         cdk.bootstrap()
+    bare = _contents(Account(place))
     with steps.step("cdk deploy --all, into an account that was only bootstrapped") as step:
         cdk.deploy()
         step.notes.append(f"{len(cdk.pushed())} images pushed")
@@ -94,8 +95,8 @@ def _play(steps: Steps, ending: ExitStack, *, keep: bool, base_image: str) -> No
         return
     with steps.step("shutterless destroy, as make destroy calls it"):
         cdk.destroy()
-    with steps.check("nothing is left in the account"):
-        _expect_empty(Account(place))
+    with steps.check("the account holds what it held before the deploy, and no more"):
+        _expect_as_before(bare, _contents(Account(place)))
 
 
 def _look_and_drive(steps: Steps, place: Place) -> None:
@@ -144,20 +145,33 @@ def _expect_same(before: dict[tuple[str, str, str], str], after: dict[tuple[str,
     expect(not changed, f"expected no resource to be replaced, got {', '.join(changed)}")
 
 
-def _expect_empty(account: Account) -> None:
-    left = {
-        "stacks": list(account.stacks),
-        "functions": [one["FunctionName"] for one in account.pages("lambda", "list_functions", "Functions")],
-        "repositories": [one["repositoryName"] for one in account.pages("ecr", "describe_repositories", "repositories")],
-        "buckets": [one["Name"] for one in account.client("s3").list_buckets()["Buckets"] if not one["Name"].startswith("cdk-")],
-        "queues": account.client("sqs").list_queues().get("QueueUrls", []),
-        "databases": [one["DBInstanceIdentifier"] for one in account.client("rds").describe_db_instances()["DBInstances"]],
-        "APIs": [one["id"] for one in account.client("apigateway").get_rest_apis()["items"]],
-        "logs": [one["logGroupName"] for one in account.pages("logs", "describe_log_groups", "logGroups")],
-        "alarms": [one["AlarmName"] for one in account.client("cloudwatch").describe_alarms()["MetricAlarms"]],
+def _contents(account: Account) -> dict[str, set[str]]:
+    """Names of what costs money or stands in the way of the next deploy, by kind."""
+    pages, client = account.pages, account.client
+    return {
+        "stacks": set(account.stacks),
+        "functions": {one["FunctionName"] for one in pages("lambda", "list_functions", "Functions")},
+        "event sources": {one["UUID"] for one in pages("lambda", "list_event_source_mappings", "EventSourceMappings")},
+        "repositories": {one["repositoryName"] for one in pages("ecr", "describe_repositories", "repositories")},
+        "buckets": {one["Name"] for one in client("s3").list_buckets()["Buckets"]},
+        "queues": set(client("sqs").list_queues().get("QueueUrls", [])),
+        "databases": {one["DBInstanceIdentifier"] for one in client("rds").describe_db_instances()["DBInstances"]},
+        "VPCs": {one["VpcId"] for one in client("ec2").describe_vpcs()["Vpcs"]},
+        "APIs": {one["id"] for one in client("apigateway").get_rest_apis()["items"]},
+        "API keys": {one["id"] for one in client("apigateway").get_api_keys()["items"]},
+        "logs": {one["logGroupName"] for one in pages("logs", "describe_log_groups", "logGroups")},
+        "alarms": {one["AlarmName"] for one in client("cloudwatch").describe_alarms()["MetricAlarms"]},
+        "dashboards": {one["DashboardName"] for one in client("cloudwatch").list_dashboards()["DashboardEntries"]},
+        "topics": {one["TopicArn"] for one in pages("sns", "list_topics", "Topics")},
+        "roles": {one["RoleName"] for one in pages("iam", "list_roles", "Roles")},
     }
-    kept = {kind: names for kind, names in left.items() if names}
-    expect(not kept, f"expected an empty account, got {kept}")
+
+
+def _expect_as_before(before: dict[str, set[str]], after: dict[str, set[str]]) -> None:
+    left = {kind: sorted(names - before[kind]) for kind, names in after.items() if names - before[kind]}
+    expect(not left, f"expected what was there before the deploy and no more, got {left}")
+    gone = {kind: sorted(names - after[kind]) for kind, names in before.items() if names - after[kind]}
+    expect(not gone, f"expected all that was there before the deploy, gone: {gone}")
 
 
 def _leave_nothing(steps: Steps, place: Place, images_before: set[str]) -> None:

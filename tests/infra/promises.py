@@ -6,31 +6,42 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import aws_cdk as cdk
+
+from infra.stacks import Stacks
 from infra.stages import IN_VPC, Stage
 from shutterless.migrations import migrations_hash
 
 Resources = dict[str, dict[str, Any]]
+Templates = dict[str, dict[str, Any]]  # stack -> its template
 BUCKETS = {"Registry": 1, "Site": 1, "Data": 2}
+
+
+class Where(NamedTuple):
+    """What a change of the app altered: of a stack, a resource by its logical id, or one property of it."""
+
+    stack: str
+    resource: str
+    prop: str | None = None
 
 
 @dataclass(frozen=True)
 class Promise:
-    """name: a sentence. check(templates, stage) asserts it. broken(stacks) changes the app so that it must fail."""
+    """name: a sentence. check(templates, stage) asserts it. broken(stacks) makes it fail by changing the app, and says where."""
 
     name: str
-    check: Callable[[Any, Stage], None]
-    broken: Callable[[Any], None]
+    check: Callable[[Templates, Stage], None]
+    broken: Callable[[Stacks], Where]
 
 
 PROMISES: list[Promise] = []
 
 
-def promise(broken: Callable[[Any], None]) -> Callable[[Callable[[Any, Stage], None]], Callable[[Any, Stage], None]]:
-    def add(check: Callable[[Any, Stage], None]) -> Callable[[Any, Stage], None]:
+def promise(broken: Callable[[Stacks], Where]) -> Callable[[Callable[[Templates, Stage], None]], None]:
+    def add(check: Callable[[Templates, Stage], None]) -> None:
         PROMISES.append(Promise(check.__name__, check, broken))
-        return check
     return add
 
 
@@ -44,9 +55,9 @@ def only(template: dict[str, Any], kind: str, named: str = "") -> dict[str, Any]
     return found[0]
 
 
-def set_on(path: str, prop: str, value: Any) -> Callable[[Any], None]:
+def set_on(path: str, prop: str, value: Any) -> Callable[[Stacks], Where]:
     """Override a property of the construct at `path`, Stack/Construct/..., in the app."""
-    def change(stacks: Any) -> None:
+    def change(stacks: Stacks) -> Where:
         stack, *rest = path.split("/")
         place = getattr(stacks, stack.lower())
         for name in rest:
@@ -56,7 +67,13 @@ def set_on(path: str, prop: str, value: Any) -> Callable[[Any], None]:
             place.add_property_deletion_override(prop)
         else:
             place.add_property_override(prop, value)
+        return Where(stack, cdk.Stack.of(place).resolve(place.logical_id), prop.partition(".")[0])
     return change
+
+
+def add_custom_resource(stacks: Stacks) -> Where:
+    added = cdk.CustomResource(stacks.data, "Another", service_token="arn:aws:lambda:us-east-1:0:function:x").node.default_child
+    return Where("Data", stacks.data.resolve(added.logical_id))
 
 
 def statements(template: dict[str, Any], role: str) -> list[dict[str, Any]]:
@@ -295,7 +312,7 @@ def all_functions_but_predict_are_in_the_network(templates, stage):
     assert "DATABASE_URL" not in function(templates, "predict")["Environment"]["Variables"]
 
 
-@promise(lambda stacks: stacks.service.schema.node.default_child.add_property_override("Migrations", "always the same"))
+@promise(set_on("Service/Schema", "Migrations", "always the same"))
 def the_schema_is_migrated_before_functions_that_need_it(templates, stage):
     service = templates["Service"]["Resources"]
     assert service["Schema"]["Type"] == "Custom::ShutterlessSchema"
@@ -307,7 +324,7 @@ def the_schema_is_migrated_before_functions_that_need_it(templates, stage):
     assert waiting == {"Upload", "QueryF", "InferF"}
 
 
-@promise(lambda stacks: _cdk().CustomResource(stacks.data, "Another", service_token="arn:aws:lambda:us-east-1:0:function:x"))
+@promise(add_custom_resource)
 def no_other_custom_resource_exists(templates, stage):
     custom = {name for stack in ("Registry", "Site", "Data", "Service") for name, each in templates[stack]["Resources"].items()
               if each["Type"].startswith(("Custom::", "AWS::CloudFormation::CustomResource"))}
@@ -345,7 +362,7 @@ def only_query_deletes_pictures_and_only_upload_writes_them(templates, stage):
     assert not any(action.endswith("*") for all_of_it in may.values() for action in all_of_it)
 
 
-@promise(set_on("Service/Infer/Function", "Environment.Variables.MODEL_URI", "s3://elsewhere/model"))
+@promise(set_on("Service/Predict/Function", "Environment.Variables.MODEL_URI", "s3://elsewhere/model"))
 def the_model_is_baked_in_or_held_to_its_digest(templates, stage):
     uris = [function(templates, name)["Environment"]["Variables"].get("MODEL_URI") for name in ("infer", "predict")]
     if stage.model_from == "image":
@@ -354,9 +371,3 @@ def the_model_is_baked_in_or_held_to_its_digest(templates, stage):
         bucket = rf"s3://shutterless-{stage.name}-models-0+-us-east-1"
         assert re.fullmatch(rf"{bucket}/models/(\w{{16}})/[\w-]+/[\w.]+@sha256:\1\w{{48}}", uris[0])
         assert uris[0] == uris[1]
-
-
-def _cdk() -> Any:
-    import aws_cdk
-
-    return aws_cdk

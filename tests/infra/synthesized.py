@@ -1,46 +1,78 @@
-"""Stages as synth writes them, each once in a test run, held to AWS's rules on the way."""
+"""Stages as synth writes them, each once in a test run and only if a test asks, held to AWS's rules on the way."""
 
 import atexit
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+os.environ["JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION"] = "1"  # read when aws_cdk is imported
+
 import aws_cdk as cdk
 
 from infra.rules import hold_to_rules
-from infra.stacks import build
+from infra.stacks import Stacks, build
+from infra.stages import STAGES, Aurora, Database, Function, Stage
 
 Template = dict[str, Any]
+SYNTH_S = 900  # a test's timeout: the first that asks for a stage waits for its synth, minutes where others use the CPU
+SWITCHED = {stage.name: stage for stage in (  # what no stage of ours turns on; SnapStart excludes provisioned copies
+    Stage(name="guarded", architecture="arm64", waf=True, iam_auth=True, canary=10, alarm_email="a@example.org", budget_usd=50,
+          functions={"predict": Function(memory_mb=1769, timeout_s=20, provisioned=1, reserved=5)},
+          database=Database(proxy=True)),
+    Stage(name="snapped", snapstart=True, model_from="bucket", batch=20, batch_window_s=5,
+          database=Database(aurora=Aurora(), in_two_zones=True)))}
+EVERY = {**STAGES, **SWITCHED}
 
 
 class Synthesized(NamedTuple):
-    """templates: by the stack's role, such as Api. findings: of cdk-nag and CDK itself, as (rule, construct's path); excused:
-    those for which an exception is written down."""
+    """templates: by the stack's role, such as Api. assets: what the functions' stack publishes. findings: of cdk-nag and CDK
+    itself, as (rule, construct's path); excused: those for which an exception is written down."""
 
     folder: Path
     templates: dict[str, Template]
+    assets: dict[str, Any]
     findings: list[tuple[str, str]]
     excused: list[tuple[str, str]]
 
 
 @cache
 def synthesized(stage: str) -> Synthesized:
-    """A stage of infra/stages.py."""
-    folder = Path(tempfile.mkdtemp(prefix="synth-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """One of EVERY."""
+    folder = new_folder()
     app = cdk.App(analytics_reporting=False, outdir=str(folder))
-    hold_to_rules(app, build(app, stage))
+    hold_to_rules(app, build(app, EVERY[stage]))
     try:
         app.synth()
     except RuntimeError as error:
         if "ValidationFailed" not in str(error):
             raise
-    templates = {file.name.partition(".")[0]: json.loads(file.read_text()) for file in folder.glob("*.template.json")}
     report = json.loads((folder / "validation-report.json").read_text())
-    return Synthesized(folder, templates, read_findings(report, "violations"), read_findings(report, "suppressedViolations"))
+    return Synthesized(folder, templates_in(folder), json.loads((folder / "Service.assets.json").read_text()),
+                       read_findings(report, "violations"), read_findings(report, "suppressedViolations"))
+
+
+def changed(stage: str, change: Callable[[Stacks], None]) -> dict[str, Template]:
+    """The templates of a stage whose app was changed before synth."""
+    folder = new_folder()
+    app = cdk.App(analytics_reporting=False, outdir=str(folder))
+    change(build(app, stage))
+    app.synth()
+    return templates_in(folder)
+
+
+def new_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="synth-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def templates_in(folder: Path) -> dict[str, Template]:
+    return {file.name.partition(".")[0]: json.loads(file.read_text()) for file in folder.glob("*.template.json")}
 
 
 def read_findings(report: dict[str, Any], kind: str) -> list[tuple[str, str]]:

@@ -11,6 +11,9 @@ from infra.deployed import Deployed
 from shutterless.errors import BadSettings
 
 BUCKET = {"Type": "AWS::S3::Bucket", "Properties": {"VersioningConfiguration": {"Status": "Enabled"}}}
+DATABASE = {"Type": "AWS::RDS::DBInstance", "Properties": {
+    "Engine": "postgres", "DBInstanceClass": "db.t4g.micro", "AllocatedStorage": "20", "MasterUsername": "shutterless_owner",
+    "MasterUserPassword": "only-in-the-emulator", "DeletionProtection": True}}
 
 
 @pytest.fixture
@@ -23,7 +26,8 @@ def account(monkeypatch):
 
 
 def stack(account, name, **resources):
-    outputs = {f"{each}Bucket": {"Value": {"Ref": each}} for each in resources}
+    outputs = {f"{name}{'Bucket' if 'S3' in each['Type'] else 'Identifier'}": {"Value": {"Ref": name}}
+               for name, each in resources.items()}
     account.create_stack(StackName=name, TemplateBody=json.dumps({"Resources": resources, "Outputs": outputs}))
 
 
@@ -77,15 +81,20 @@ def test_prod_is_not_destroyed_before_its_name_is_said_again(account, capsys, wo
     assert names(account) == {"shutterless-prod-data"}
 
 
-def test_prod_keeps_its_pictures_and_says_where(account, capsys):
-    stack(account, "shutterless-prod-data", UploadsX=BUCKET | {"DeletionPolicy": "Retain"}, Models=BUCKET)
+def test_prod_keeps_pictures_and_a_snapshot_and_says_where(account, capsys):
+    stack(account, "shutterless-prod-data", Uploads=BUCKET | {"DeletionPolicy": "Retain"}, Models=BUCKET,
+          Database=DATABASE | {"DeletionPolicy": "Snapshot"})
     stack(account, "shutterless-prod-site", Page=BUCKET)
     s3 = boto3.client("s3", region_name="us-east-1")
-    bucket = Deployed("prod").outputs()["UploadsXBucket"]
-    s3.put_object(Bucket=bucket, Key="uploads/classify/a.png", Body=b"picture")
-    left = Deployed("prod").destroy(keeps_data=True, say=print)
+    bucket, models = (Deployed("prod").outputs()[f"{name}Bucket"] for name in ("Uploads", "Models"))
+    for name in (bucket, models):
+        s3.put_object(Bucket=name, Key="uploads/classify/a.png", Body=b"picture")
+    database = Deployed("prod").outputs()["DatabaseIdentifier"]
+    assert main(["destroy", "prod", "--confirm", "prod"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "prod is gone. What stays:", f"  pictures: s3://{bucket}",
+        f"  results: a last snapshot of the database {database} (aws rds describe-db-snapshots --snapshot-type manual)"]
     assert s3.get_object(Bucket=bucket, Key="uploads/classify/a.png")["Body"].read() == b"picture"
-    assert left == []
     assert names(account) == set()
 
 

@@ -8,6 +8,9 @@ import pytest
 from infra.images import PLATFORMS
 from infra.sources import AWS_BASE, DATABASE_CA, arguments_of, bundle_of_project, recipe_of, source_hash
 from infra.stages import STAGES
+from tests.infra.synthesized import SYNTH_S, synthesized
+
+pytestmark = pytest.mark.timeout(SYNTH_S)
 
 RIGHTS = Path(__file__).parent / "rights.txt"
 STATEFUL = {  # another id makes CloudFormation delete what was there
@@ -22,10 +25,15 @@ KINDS = {kind for stack in STATEFUL.values() for kind in stack.values()}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_holds_data_keeps_its_logical_id(synth, stage):
-    found = {stack: {name: each["Type"] for name, each in synth(stage)[stack]["Resources"].items() if each["Type"] in KINDS}
+def test_what_holds_data_keeps_its_logical_id(stage):
+    templates = synthesized(stage).templates
+    found = {stack: {name: each["Type"] for name, each in templates[stack]["Resources"].items() if each["Type"] in KINDS}
              for stack in STATEFUL}
     assert found == STATEFUL
+
+
+def test_destroy_is_told_of_what_prod_keeps():
+    assert {"UploadsBucket", "DatabaseIdentifier"} <= synthesized("prod").templates["Data"]["Outputs"].keys()
 
 
 def rights(templates) -> str:
@@ -61,19 +69,19 @@ def plain(name: str) -> str:
     return re.sub(r"[0-9A-F]{8}", "", name)
 
 
-def test_every_role_has_the_rights_that_are_written_down_and_no_other(synth):
-    written, found = RIGHTS.read_text(encoding="utf-8"), rights(synth("dev"))
+def test_every_role_has_the_rights_that_are_written_down_and_no_other():
+    written, found = RIGHTS.read_text(encoding="utf-8"), rights(synthesized("dev").templates)
     assert found.splitlines() == written.splitlines(), "look at each line that changed, and write it down in rights.txt"
 
 
-def test_a_model_in_the_bucket_is_the_only_reason_for_more_rights(synth):
-    more = set(rights(synth("rehearsal")).splitlines()) - set(RIGHTS.read_text(encoding="utf-8").splitlines())
+def test_a_model_in_the_bucket_is_the_only_reason_for_more_rights():
+    more = set(rights(synthesized("rehearsal").templates).splitlines()) - set(RIGHTS.read_text(encoding="utf-8").splitlines())
     assert {tuple(line.split()[1:3]) for line in more} == {("infer", "s3:GetObject"), ("predict", "s3:GetObject")}
 
 
 @pytest.mark.parametrize("stage", ["dev", "rehearsal"])
-def test_images_are_published_by_the_hash_that_make_images_gives_them(synth, stage):
-    told = synth(stage)["assets"]["dockerImages"].values()
+def test_images_are_published_by_the_hash_that_make_images_gives_them(stage):
+    told = synthesized(stage).assets["dockerImages"].values()
     assert len(told) == 2
     for image in told:
         name = image["source"]["dockerFile"].removeprefix("docker/").removesuffix(".Dockerfile")
@@ -86,9 +94,9 @@ def test_images_are_published_by_the_hash_that_make_images_gives_them(synth, sta
         assert image["source"]["platform"] == "linux/amd64"
 
 
-def test_every_file_of_the_bundle_is_published_under_its_own_name(synth):
+def test_every_file_of_the_bundle_is_published_under_its_own_name():
     _, bundle = bundle_of_project("eurosat-lite0")
-    keys = [place["objectKey"] for each in synth("dev")["assets"]["files"].values() for place in each["destinations"].values()
+    keys = [place["objectKey"] for each in synthesized("dev").assets["files"].values() for place in each["destinations"].values()
             if place["bucketName"].startswith("shutterless-dev-models-")]
     prefix = f"models/{bundle.sha256[:16]}/eurosat-lite0/1/"
     assert sorted(keys) == sorted(prefix + path for path in [*bundle.manifest.files, "manifest.json"])

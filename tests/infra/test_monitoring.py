@@ -12,7 +12,6 @@ import pytest
 import lambdas.batch
 from infra import alarms, signals
 from infra.cost import alarm_metrics
-from infra.stages import STAGES
 from lambdas import infer, metrics
 from lambdas.door import serve
 from lambdas.predictions import Predictions
@@ -20,7 +19,9 @@ from lambdas.start import Model
 from shutterless.results import Outcome
 from shutterless.settings import Settings
 from shutterless.statuses import STATUSES
-from tests.infra.synthesized import Template, as_text, of_type, synthesized
+from tests.infra.synthesized import EVERY, SYNTH_S, Template, as_text, of_type, synthesized
+
+pytestmark = pytest.mark.timeout(SYNTH_S)
 
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-metrics-and-dimensions.html and its like for
 # AWS Lambda, Amazon SQS and Amazon RDS: namespace -> the dimensions that we ask by -> metrics.
@@ -80,7 +81,9 @@ def emitted() -> set[tuple[str, tuple[str, ...]]]:
     metrics.sys.stdout = said  # type: ignore[assignment]
     try:
         settings = Settings(stage="dev")
-        door = Predictions(Model(settings)).door()
+        model = Model(settings)
+        with model.opening():
+            door = Predictions(model).door()
         picture = (Path(__file__).parents[2] / "events/predict.json").read_text()
         assert serve(json.loads(picture), None, door)["statusCode"] == 200
         serve({"httpMethod": "GET", "path": "/nowhere"}, None, door)
@@ -188,6 +191,7 @@ def test_metric_filters_find_their_numbers_in_lambda_s_lines(watch):
 
 # Alarms.
 
+ALARM = "AWS::CloudWatch::Alarm"
 SUBJECTS = {
     "5XXError": "ApiErrors", "Errors": "PredictErrors", "Duration": "InferSlow", "Throttles": "UploadThrottled",
     "ApproximateAgeOfOldestMessage": "ClassifyWaiting", "ApproximateNumberOfMessagesVisible": "ClassifyDeadLetters",
@@ -197,7 +201,7 @@ SUBJECTS = {
 
 def alarms_of(watch: Template) -> dict[str, dict[str, Any]]:
     return {re.sub(r"^Alarms|[0-9A-F]{8}$", "", name): resource["Properties"] for name, resource in watch["Resources"].items()
-            if resource["Type"] == "AWS::CloudWatch::Alarm"}
+            if resource["Type"] == ALARM}
 
 
 def looked_at(alarm: dict[str, Any]) -> list[str]:
@@ -242,7 +246,7 @@ def test_alarms_may_publish_to_the_topic(watch):
     assert allowed[0]["Condition"]["StringEquals"] == {"aws:SourceAccount": "000000000000"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY.values(), ids=EVERY)
 def test_the_cost_counts_as_many_alarm_metrics_as_there_are(stage):
-    watch = synthesized(stage).templates["Watch"]
-    assert alarm_metrics(STAGES[stage]) == sum(len(looked_at(alarm)) for alarm in alarms_of(watch).values())
+    every = [alarm for template in synthesized(stage.name).templates.values() for alarm in of_type(template, ALARM)]
+    assert alarm_metrics(stage) == sum(len(looked_at(alarm)) for alarm in every)

@@ -1,8 +1,12 @@
 """What the rehearsal's client sends is what it says it is."""
 
+import socket
+
 import pytest
 
-from rehearsal.client import bomb, form, tile
+from rehearsal import client
+from rehearsal.client import bomb, form, request, tile
+from rehearsal.watched import CheckFailed
 from shutterless.errors import BadPicture
 from shutterless.pictures import decode
 
@@ -30,3 +34,9 @@ def test_a_form_has_its_file_last_and_whole():
     assert b'name="file"' in parts[-2]
     assert parts[-2].endswith(b"\r\n\r\n\xff\xd8picture\r\n")
     assert parts[-1] == b"--\r\n"
+
+
+def test_an_answer_that_never_comes_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client, "ANSWER_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(CheckFailed, match="GET /health: expected an answer"):
+        request("GET", f"http://127.0.0.1:{deaf.getsockname()[1]}/health")

@@ -4,13 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rehearsal import emulator_process, play, project
+from rehearsal.account import Account
 from rehearsal.cdk import DeployFailed, _wait
 from rehearsal.emulator_process import Place
+from rehearsal.watched import CheckFailed
 
 
 def test_sigterm_is_as_ctrl_c_and_both_are_deaf_while_things_are_taken_away():
@@ -81,3 +85,13 @@ def test_the_edited_handler_answers_as_before_and_says_that_it_was_edited():
     names = {"handler": lambda event, context: {"statusCode": 200, "headers": {"A": "b"}, "body": event}, "Any": object}
     exec(project.EDIT, names)
     assert names["handler"]("x", None) == {"statusCode": 200, "headers": {"A": "b", "X-Rehearsal": "edited"}, "body": "x"}  # type: ignore[operator]
+
+
+@pytest.mark.needs("docker", "emulator")
+def test_what_a_deploy_leaves_in_the_account_is_told_by_name(emulator: Place, aws: Callable[[str], Any]):
+    before = play._contents(Account(emulator))
+    aws("sqs").create_queue(QueueName="forgotten")
+    with pytest.raises(CheckFailed, match="forgotten"):
+        play._expect_as_before(before, play._contents(Account(emulator)))
+    aws("sqs").delete_queue(QueueUrl=aws("sqs").get_queue_url(QueueName="forgotten")["QueueUrl"])
+    play._expect_as_before(before, play._contents(Account(emulator)))
