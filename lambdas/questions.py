@@ -25,6 +25,7 @@ LOGGED = 2_000  # characters of a question
 
 def answer(event: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """{columns, rows, is_cut}, or {error}: a sentence. Raises nothing that a query can cause."""
+    _log(event)  # before it is asked: an answer may take all memory
     try:
         table = _ask(event, settings)
     except (BadRequest, BadSettings, Unavailable) as error:

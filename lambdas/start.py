@@ -59,7 +59,7 @@ class Model:
         self._began = perf_counter()
         self._shelf: Shelf | None = None
         self._opening = threading.Lock()
-        self._default = _Default(settings, self.steps)
+        self._default: _Default | None = _Default(settings, self.steps)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
@@ -91,10 +91,10 @@ class Model:
                 except BadBundle:
                     raise
                 except Permanent as error:
-                    self._default = _Default(self.settings, self.steps)
+                    self._default = None
                     raise BadBundle(str(error)) from error
                 except Exception:  # raised again, whatever it is: the next call reads anew
-                    self._default = _Default(self.settings, self.steps)
+                    self._default = None
                     raise
             return self._shelf
 
@@ -105,6 +105,8 @@ class Model:
     def _open(self) -> Shelf:
         from shutterless.shelf import Shelf
 
+        if self._default is None:  # not before it is asked for: between calls, Lambda freezes what runs
+            self._default = _Default(self.settings, self.steps)
         with self.steps.step("wait"):
             session = self._default.result()
         shelf = Shelf(self.settings, session=session)
@@ -141,5 +143,5 @@ class _Default:
         self._thread.join()
         if self._session is None:
             assert self._error is not None  # noqa: S101  a thread ends with the one or with the other
-            raise self._error
+            raise self._error.with_traceback(None)  # else it would hold on to the frames of every call before
         return self._session

@@ -45,8 +45,7 @@ async def upload_batch(request: Request) -> Response:
     most = settings.batch_bytes + FORM_BYTES + HEAD_BYTES * settings.batch_files
     async with door.spools.received(request, max_bytes=most, on_file=partial(_room, door)) as form:
         labels = _labels(form)
-        at_once = asyncio.Semaphore(settings.workers)  # of one batch: others have their turn in between
-        settled = await asyncio.gather(*(_settle(door, form, file, label, at_once, request_id)
+        settled = await asyncio.gather(*(_settle(door, form, file, label, request_id)
                                          for file, label in zip(form.files, labels, strict=True)))
     failed = [one for one in settled if isinstance(one, _Failed)]
     return json_answer({"results": [one for one in settled if not isinstance(one, _Failed)],
@@ -71,11 +70,10 @@ def _labels(form: Received) -> list[bytes]:
     return labels or [b""] * len(form.files)
 
 
-async def _settle(door: Door, form: Received, file: ReceivedFile, label: bytes, at_once: asyncio.Semaphore,
-                  request_id: str) -> dict[str, Any] | _Failed:
+async def _settle(door: Door, form: Received, file: ReceivedFile, label: bytes, request_id: str) -> dict[str, Any] | _Failed:
     """One file's way; whatever is wrong with it, or with us at this moment, is told beside its name."""
     try:
-        async with at_once:
+        async with door.filing:
             if not file.is_kept:
                 raise TooLarge(f"Expected at most {door.limits.max_bytes:,} bytes, got {file.length:,}. "
                                "Save the picture smaller or with more compression.")

@@ -44,6 +44,9 @@ class Batcher:
                  ran: Callable[[int, float], object] = lambda pictures, seconds: None) -> None:
         self._compute, self._max_runners, self._ran = compute, runners, ran
         self._runs = ThreadPoolExecutor(runners, thread_name_prefix="batch")
+        all_begun = threading.Barrier(runners)  # now: a thread that cannot be had later would leave its pictures waiting
+        for begun in [self._runs.submit(all_begun.wait) for _ in range(runners)]:
+            begun.result()
         self._changed = threading.Condition()  # guards all below
         self._ready: list[_Turn] = []
         self._preparing = self._runners = self._choosing = 0

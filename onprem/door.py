@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,8 @@ SPOOLED_BESIDE = 100_000_000  # bytes on the disk beside two whole batches
 class Door:
     """compute: where pictures are decoded, never more than settings.workers at once; batcher: where they are classified.
 
-    quick_limits: of a picture that is decoded in a few milliseconds at most.
+    quick_limits: of a picture that is decoded in a few milliseconds at most. spools: of batches; form_spools: of forms: without a
+    key, nobody may take what batches need. filing: how many files of batches may be in memory.
     """
 
     settings: Settings
@@ -39,6 +41,8 @@ class Door:
     worker: Worker
     tallies: Tallies
     spools: Spools
+    form_spools: Spools
+    filing: asyncio.Semaphore
     policies: Policies
     reception: Reception
 
@@ -64,11 +68,13 @@ def build_door(settings: Settings) -> Door:
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
                     max_held_bytes=2 * max(settings.batch_bytes, settings.max_bytes) + SPOOLED_BESIDE)
+    form_spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
+                         max_held_bytes=settings.max_waiting * settings.max_bytes)
     policies = Policies(settings.form_secret, settings.var_dir / "form-secret")
     intake = Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting)
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
                 batcher=batcher, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
-                reception=Reception())
+                reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers))
 
 
 def door_of(request: Request) -> Door:

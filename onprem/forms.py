@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shutterless.results import Record
 
 PATH = "/uploads/form"  # open to all: a form's signature is its key
+MAX_FIELDS = 16
 
 routes = APIRouter()
 
@@ -65,7 +66,8 @@ async def take_form(request: Request) -> Response:
         policies.append(_policy_of(door, form))
         return policies[0].size_bytes
 
-    async with door.spools.received(request, max_bytes=door.limits.max_bytes + FORM_BYTES, on_file=room) as form:
+    async with door.form_spools.received(request, max_bytes=door.limits.max_bytes + FORM_BYTES, on_file=room,
+                                         max_fields=MAX_FIELDS) as form:
         if not policies:
             raise BadRequest("The form: expected a field `file` with the picture, got none. Send it after the other fields.")
         await run_in_threadpool(_store, door, policies[0], form, form.files[0])

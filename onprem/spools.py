@@ -23,7 +23,7 @@ from shutterless.objects import explained
 
 WRITE_BYTES = 1_000_000  # go to the disk at a time
 FIELD_BYTES = 8_192  # of a field that is no file; what goes beyond is cut off, and fits nothing
-MAX_FIELDS = 1_100
+MAX_FIELDS = 1_100  # of a batch: a label for each file
 SPARE_BYTES = 50_000_000  # of the disk, for the database: no form may take them
 FILE_FIELDS = (b"file", b"files")
 
@@ -41,11 +41,11 @@ class Received:
     """A form as far as it came: its fields, in order, and its files. `on_file` is asked at the beginning of each file how many
     bytes it may have, and may refuse by raising."""
 
-    def __init__(self, spool: IO[bytes], on_file: Callable[[Received], int]) -> None:
+    def __init__(self, spool: IO[bytes], on_file: Callable[[Received], int], max_fields: int = MAX_FIELDS) -> None:
         self.fields: list[tuple[bytes, bytes]] = []
         self.files: list[ReceivedFile] = []
         self.unwritten = bytearray()
-        self._spool, self._on_file = spool, on_file
+        self._spool, self._on_file, self._max_fields = spool, on_file, max_fields
         self._written = 0
         self._head, self._is_file, self._most = Head(b"", None), False, 0
         self._field, self._length = bytearray(), 0
@@ -81,8 +81,8 @@ class Received:
         self._is_file = head.filename is not None or head.name in FILE_FIELDS
         if self._is_file:
             self._most = self._on_file(self)
-        elif len(self.fields) == MAX_FIELDS:
-            raise BadRequest(f"The form: expected at most {MAX_FIELDS:,} fields, got more. Send less at a time.")
+        elif len(self.fields) == self._max_fields:
+            raise BadRequest(f"The form: expected at most {self._max_fields:,} fields, got more. Send less at a time.")
 
     def _end(self) -> None:
         if not self._is_file:
@@ -107,7 +107,8 @@ class Spools:
         self.held_bytes = 0
 
     @asynccontextmanager
-    async def received(self, request: Request, *, max_bytes: int, on_file: Callable[[Received], int]) -> AsyncIterator[Received]:
+    async def received(self, request: Request, *, max_bytes: int, on_file: Callable[[Received], int],
+                       max_fields: int = MAX_FIELDS) -> AsyncIterator[Received]:
         """The form, whole, until the block ends.
 
         Raises UnsupportedPicture for another content type, BadRequest for a broken form, TooLarge for more than `max_bytes`,
@@ -124,8 +125,9 @@ class Spools:
         held = _Held(self)
         spool: IO[bytes] | None = None
         try:
-            spool = await run_in_threadpool(self._open, announced_bytes)
-            form = Received(spool, on_file)
+            held.grow_to(announced_bytes)
+            spool = await run_in_threadpool(self._open)
+            form = Received(spool, on_file, max_fields)
             await self._read(request, reader, form, held, max_bytes)
             yield form
         finally:
@@ -134,10 +136,10 @@ class Spools:
             if spool is not None:
                 spool.close()
 
-    def _open(self, announced_bytes: int) -> IO[bytes]:
+    def _open(self) -> IO[bytes]:
         with explained("written"):
             self._folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self._folder).free < announced_bytes + SPARE_BYTES:
+            if shutil.disk_usage(self._folder).free < self.held_bytes + SPARE_BYTES:
                 raise Unavailable("The server's disk has too little room left for this form. Try again when that is mended.")
             return tempfile.TemporaryFile(dir=self._folder, buffering=0)
 
@@ -147,7 +149,7 @@ class Spools:
         while (chunk := await _next(stream, deadline_s + received / intake.MIN_BYTES_PER_S)) is not None:
             received += len(chunk)
             _check_size(received, max_bytes)
-            held.take(len(chunk))
+            held.grow_to(received)
             for event in reader.feed(chunk):
                 form.take(event)
             if len(form.unwritten) >= WRITE_BYTES:
@@ -170,9 +172,11 @@ class _Held:
     def __init__(self, spools: Spools) -> None:
         self._spools, self._bytes = spools, 0
 
-    def take(self, more_bytes: int) -> None:
-        self._spools.hold(more_bytes)
-        self._bytes += more_bytes
+    def grow_to(self, bytes_: int) -> None:
+        """What is announced is held from the beginning; beyond it, what came. Raises Overloaded."""
+        if bytes_ > self._bytes:
+            self._spools.hold(bytes_ - self._bytes)
+            self._bytes = bytes_
 
     def give_back(self) -> None:
         self._spools.held_bytes -= self._bytes

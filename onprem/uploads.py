@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -18,8 +18,12 @@ from onprem.machine import system_resources
 from onprem.schemas import Receipt, Uploaded
 from shutterless.bodies import read_submission
 from shutterless.classifier import TOP, Answer
+from shutterless.errors import Unavailable
 from shutterless.settling import Work
 from shutterless.uploads import Upload, read_upload
+
+if TYPE_CHECKING:
+    from shutterless.results import Record
 
 routes = APIRouter()
 TrueLabel = Annotated[str | None, Query(description="What the picture really shows")]
@@ -49,8 +53,8 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
     try:
         door.storage.results.add_pending(request_id, upload.arrival(request_id, version=version, asked_model=asked_model))
     except Exception:
-        door.storage.objects.delete(key)  # the client is told to send it again: nobody would ask for this one
-        raise
+        if _row_after_all(door, request_id, key) is None:
+            raise
     door.tallies.accepted()
     return upload.receipt(request_id, door.storage.bucket)
 
@@ -88,6 +92,18 @@ async def keep_answered(door: Door, request_id: str, upload: Upload) -> dict[str
     return await run_in_threadpool(_record, door, request_id, upload, answer, works[0])
 
 
+def _row_after_all(door: Door, request_id: str, key: str) -> Record | None:
+    """The row of a write that brought no answer: it may have come through all the same. Where it has not, the picture goes, since
+    the client is told to send it again; where nobody can say, it stays."""
+    try:
+        record = door.storage.results.get(request_id)
+    except Unavailable:
+        return None
+    if record is None:
+        door.storage.objects.delete(key)
+    return record
+
+
 def new_request_id() -> str:
     """For one picture of many in a request."""
     return str(uuid.uuid4())
@@ -100,8 +116,10 @@ def _record(door: Door, request_id: str, upload: Upload, answer: Answer, work: W
         outcome = work.done(answer.prediction, answer.model, answer.timings.inference_s)
         number = door.storage.results.add_settled(request_id, upload.arrival(request_id, version=version), outcome)
     except Exception:
-        objects.delete(key)  # the client is told to send it again
-        raise
+        record = _row_after_all(door, request_id, key)
+        if record is None:
+            raise
+        number = record.id
     door.tallies.accepted()
     door.tallies.settled(outcome)
     return {"prediction_id": number, "request_id": request_id, "filename": upload.filename,

@@ -45,5 +45,5 @@ def expire_late(results: Results, objects: Callable[[], Objects],
             if is_there:
                 came(record)
             else:
-                expired += results.expire(record.request_id, NEVER_ARRIVED)
+                expired += results.expire_expected(record.request_id, NEVER_ARRIVED)
     return expired

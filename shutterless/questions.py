@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypedDict
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.adapt import Loader, Transformer
@@ -18,7 +19,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from shutterless.errors import BadRequest, Unavailable
+from shutterless.errors import BadRequest, BadSettings, Unavailable
 from shutterless.results import Reach
 
 MAX_ROWS = 10_000
@@ -124,7 +125,12 @@ def _connected(url: str, reach: Reach, limit_s: float) -> Iterator[psycopg.Conne
     named: dict[str, Any] = {"password": reach.password()} if reach.password else {}
     if reach.ca is not None:
         named |= {"sslmode": "verify-full", "sslrootcert": str(reach.ca)}
-    connection = psycopg.connect(url, connect_timeout=CONNECT_S, autocommit=True, tcp_user_timeout=20_000, **named)
+    named["user"] = urlsplit(url).username  # whatever else the address says
+    try:
+        connection = psycopg.connect(url, connect_timeout=CONNECT_S, autocommit=True, tcp_user_timeout=20_000, **named)
+    except psycopg.ProgrammingError:  # its text would show the password
+        raise BadSettings("DATABASE_URL: expected an address that PostgreSQL's own library can read, got another. Write special "
+                          "characters of the password as %25, %40, ...") from None
     try:
         connection.execute(f"SET statement_timeout = {round(1000 * limit_s)}".encode())
         connection.execute(f"SET lock_timeout = {round(1000 * LOCK_S)}".encode())

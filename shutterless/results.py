@@ -342,8 +342,16 @@ class Results:
 
     def expire(self, request_id: str, error: ErrorNote) -> bool:
         """Record that a pending picture never came. It touches no column that an answer is in, and needs no right to."""
-        settled = {"status": "failed", "error": error, "finished_at": self._now()}
-        return self._settle(request_id, settled, None, before=("pending",))
+        return self._settle(request_id, self._given_up(error), None, before=("pending",))
+
+    def expire_expected(self, request_id: str, error: ErrorNote) -> bool:
+        """The same of a picture that is still expected: one that came, or is being worked on, keeps its row."""
+        known = sa.and_(results.c.request_id == request_id, _EXPECTED)
+        values = self._given_up(error) | {"claimed_until": None}
+        return bool(self._run(sa.update(results).where(known).values(values).returning(results.c.id)))
+
+    def _given_up(self, error: ErrorNote) -> dict[str, Any]:
+        return {"status": "failed", "error": error, "finished_at": self._now()}
 
     def count_duplicate(self, request_id: str) -> None:
         """Count one more arrival of a picture that is known; nothing else changes."""

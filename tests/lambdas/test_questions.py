@@ -1,6 +1,7 @@
 """An operator's query, on a real PostgreSQL, as the function migrate runs it."""
 
 import json
+import time
 
 import psycopg
 import pytest
@@ -149,14 +150,17 @@ def test_every_question_stands_in_the_log(ask, lines):
     ask("select 1")
     ask("selec 1")
     assert [(line["level"], line["query"], line.get("rows")) for line in lines()] == [
-        ("INFO", "select 1", 1), ("ERROR", "selec 1", None)]
+        ("INFO", "select 1", None), ("INFO", "select 1", 1), ("INFO", "selec 1", None), ("ERROR", "selec 1", None)]
 
 
 def test_only_two_may_ask_at_once_so_that_the_functions_keep_their_connections(database, ask):
     reader = questions.as_reader(database)
     with psycopg.connect(reader), psycopg.connect(reader):
         assert ask("select 1") == {"error": "The database does not answer. Try again in a moment."}
-    assert ask("select 1")["rows"] == [[1]]
+    deadline_s = time.monotonic() + 10  # the server's processes end a little after their connections
+    while "error" in (answer := ask("select 1")) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert answer["rows"] == [[1]]
 
 
 def test_a_database_that_is_away_is_told_without_a_secret(lines):
