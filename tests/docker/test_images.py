@@ -104,7 +104,7 @@ def test_a_change_of_a_source_changes_the_hash_and_one_elsewhere_does_not(tmp_pa
         (tmp_path / name).write_text("before")
     recipe = tmp_path / "docker/api.Dockerfile"
     recipe.write_bytes((ROOT / "docker/api.Dockerfile").read_bytes())
-    monkeypatch.setattr("cli.images.ROOT", tmp_path)
+    monkeypatch.setattr("infra.sources.ROOT", tmp_path)
     first = source_hash(recipe, {"BASE_IMAGE": "a"})
     (tmp_path / "README.md").write_text("after")
     assert source_hash(recipe, {"BASE_IMAGE": "a"}) == first
