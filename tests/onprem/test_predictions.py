@@ -220,7 +220,7 @@ def test_numbers_survive_as_json(client, jpeg) -> None:
 
 
 def test_only_a_small_picture_that_comes_alone_to_a_fast_model_is_answered_on_the_event_loop(
-        models_dir, jpeg, encode, make_bundle, tmp_path, monkeypatch) -> None:
+        jpeg, encode, make_bundle, tmp_path, monkeypatch) -> None:
     import asyncio
     import threading
 
@@ -238,8 +238,10 @@ def test_only_a_small_picture_that_comes_alone_to_a_fast_model_is_answered_on_th
         return answers(self, *arguments)
 
     monkeypatch.setattr(Classifier, "answers", noted)
-    make_bundle(models_dir, name="other")
-    app = create_app(Settings(models_dir=models_dir, model="colours", var_dir=tmp_path))
+    models = tmp_path / "models"
+    make_bundle(models)
+    make_bundle(models, name="other")
+    app = create_app(Settings(models_dir=models, model="colours", var_dir=tmp_path))
     default, large = app.state.door.shelf.default, encode(Image.new("RGB", (2000, 2000)), "PNG")
     assert len(large) < 32_768
 
