@@ -26,7 +26,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.predict import machine
+from benchmarks.predict import heading
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "var/bench/cold"
@@ -65,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         variants = prepare(options.base_image, address)
         cold = measure_cold(variants, event, options.containers)
         warm = measure_warm(variants, event, options.calls)
-    report = {"benchmark": "cold", "date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
-              "command": " ".join(["python -m benchmarks.cold", *(arguments or sys.argv[1:])]),
-              "containers": options.containers, "calls": options.calls, "variants": summary(cold, warm)}
+    report = heading("cold", arguments) | {"containers": options.containers, "calls": options.calls,
+                                           "variants": summary(cold, warm)}
     for line in table(report):
         print(line)
     draw(report, WORK / "cold.png")

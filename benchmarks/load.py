@@ -26,17 +26,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
 import uvloop
 
-from benchmarks.predict import BOUNDARY, drawn_jpeg, machine, running
+from benchmarks.predict import BOUNDARY, drawn_jpeg, heading, running
 from shutterless.settings import Settings
 
 PICTURES = 50
@@ -87,7 +86,7 @@ class Client(asyncio.Protocol):
         await self._loop.create_connection(lambda: self, self._place.hostname or "localhost", self._place.port or 80)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)
         self._received, self._expected = b"", 0  # bytes of the answer: so far, and in all once its head is there
         self._status, self._is_last = "connection closed", False
         self._ask()
@@ -258,7 +257,7 @@ class Null(asyncio.Protocol):
     ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)
         self._missing = 0
 
     def data_received(self, received: bytes) -> None:
@@ -311,9 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         target = Target(url=url, path=options.path, field=options.field, key=options.key)
         loads = [load(target, pictures, clients=clients, seconds=options.seconds, warm_up_s=options.warm_up, pid=pid)
                  for clients in options.clients]
-    report = {"benchmark": "load", "date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
-              "command": " ".join(["python -m benchmarks.load", *(arguments or sys.argv[1:])]), "pictures": source,
-              "loads": loads}
+    report = heading("load", arguments) | {"pictures": source, "loads": loads}
     for line in table(loads):
         print(line)
     print(json.dumps(report))

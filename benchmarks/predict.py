@@ -58,10 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         with running(settings) as (url, pid):
             server_ms, floor_ms, cpu_ms = take_turns(url, picture, floor, options.requests, pid)
-    report = {"benchmark": "predict", "date": datetime.now(UTC).isoformat(timespec="seconds"),
-              "command": " ".join(["python -m benchmarks.predict", *(arguments or sys.argv[1:])]),
-              "machine": machine(), "model": settings.model,
-              "picture_bytes": len(picture), "picture_side": options.side,
+    report = heading("predict", arguments) | {
+              "model": settings.model, "picture_bytes": len(picture), "picture_side": options.side,
               "start_s": summary(starts_s), "predict_ms": summary(server_ms), "floor_ms": summary(floor_ms),
               "cpu_ms": cpu_ms}
     report["added_p50_ms"] = round(report["predict_ms"]["p50"] - report["floor_ms"]["p50"], 3)
@@ -203,6 +201,12 @@ def summary(values: list[float]) -> dict[str, float]:
         return {}
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
     return {"n": len(values), "p50": round(float(p50), 3), "p95": round(float(p95), 3), "p99": round(float(p99), 3)}
+
+
+def heading(benchmark: str, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """How each report begins: what was measured, when, by which command and where."""
+    return {"benchmark": benchmark, "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": " ".join([f"python -m benchmarks.{benchmark}", *(arguments or sys.argv[1:])]), "machine": machine()}
 
 
 def machine() -> dict[str, Any]:

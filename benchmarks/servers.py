@@ -24,7 +24,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ import numpy as np
 
 from benchmarks.contestants import OURS, Contestant, Expected, ask, check_answers, end_in_peace, install, peers, running
 from benchmarks.load import load, some_pictures
-from benchmarks.predict import machine
+from benchmarks.predict import heading, machine
 from shutterless.bundles import Bundle, find_bundle, read_bundle
 from shutterless.classifier import Classifier
 from shutterless.errors import ShutterlessError
@@ -75,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for peer in chosen[1:]:
         install(peer, say)
     rounds = [row for i in range(plan.rounds) for bundle in bundles for row in one_round(i, bundle, chosen, pictures, plan)]
-    report = {"benchmark": "servers", "date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": where,
-              "command": " ".join(["python -m benchmarks.servers", *(arguments or sys.argv[1:])]), "pictures": source,
-              "plan": vars(plan), "cpus": usable_cpus(), "models": [model_of(bundle) for bundle in bundles],
+    report = heading("servers", arguments) | {
+              "machine": where, "pictures": source, "plan": vars(plan), "cpus": usable_cpus(),
+              "models": [model_of(bundle) for bundle in bundles],
               "settings": {f"{peer.name} {bundle.manifest.precision}": peer.settings(bundle.manifest.precision)
                            for peer in chosen[1:] for bundle in bundles},
               "untuned": [f"{peer.title} at {bundle.manifest.precision}" for peer in chosen[1:] for bundle in bundles

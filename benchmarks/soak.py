@@ -29,11 +29,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from PIL import Image
+
+from benchmarks.predict import heading
 
 SERVE = "import os; from onprem.server import serve; from shutterless.settings import Settings; " \
         "serve(Settings.from_environment(os.environ))"
@@ -120,8 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                for clients in options.clients]
     for report in reports:
         print_table(report)
-    print(json.dumps({"benchmark": "soak", "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                      "command": " ".join(["python -m benchmarks.soak", *(arguments or sys.argv[1:])]), "runs": reports}))
+    print(json.dumps(heading("soak", arguments) | {"runs": reports}))
     return 0 if all(report["lost"] == report["twice"] == report["wrong"] == 0 for report in reports) else 1
 
 

@@ -14,16 +14,14 @@ import argparse
 import itertools
 import json
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import Contestant, Expected, ask, check_answers, end_in_peace, install, peers, running
 from benchmarks.load import load, some_pictures
-from benchmarks.predict import machine
+from benchmarks.predict import heading
 from benchmarks.servers import LOADED, bundles_by_lot, expected_of, say
 from shutterless.bundles import Bundle, read_bundle
 
@@ -44,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for bundle in bundles:
             trials = sweep(peer, bundle, pictures, options.seconds, options.finals)
             write(peer, bundle.manifest.precision, trials,
-                  {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "pictures": source,
-                   "command": " ".join(["python -m benchmarks.sweep", *(arguments or sys.argv[1:])]),
-                   "seconds": options.seconds, "model": bundle.manifest.name})
+                  heading("sweep", arguments) | {"pictures": source, "seconds": options.seconds, "model": bundle.manifest.name})
             print(f"{peer.title}, {bundle.manifest.precision}: {best_of(trials)}")
     return 0
 

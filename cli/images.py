@@ -21,7 +21,6 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from infra.sources import AWS_BASE, ROOT, arguments_of, bundle_of_project, files_of, hash_of, recipe_of, source_hash
@@ -123,12 +122,14 @@ def _local_base() -> str:
 def bundle_in_models(model: str | None, signing_key: Path | None = None) -> str:
     """NAME/VERSION of a bundle that lies in the project's models folder, is whole and, where a key is given, signed."""
     from cli.environment import read_settings
-    from shutterless.opening import open_bundle
 
     settings = read_settings()
-    settings = replace(settings, signing_key=signing_key or settings.signing_key)
     name, bundle = bundle_of_project(model or settings.model)
-    open_bundle(settings, bundle.folder)
+    key = signing_key or settings.signing_key
+    if key is not None:
+        from shutterless.signatures import check_signature
+
+        check_signature(bundle, key)
     return name
 
 

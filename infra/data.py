@@ -60,7 +60,7 @@ class DataStack(Stack):
         """S3 tells each task's queue. The bucket is named in the queues' policies by how CloudFormation begins its name, since
         its own would close a circle."""
         bucket = self.uploads.node.default_child
-        assert isinstance(bucket, s3.CfnBucket)  # noqa: S101
+        assert isinstance(bucket, s3.CfnBucket)  # noqa: S101  for mypy: what a Bucket stands on
         begins = f"arn:{self.partition}:s3:::{self.stack_name}-*"
         rules = []
         for each in self.queues:

@@ -51,7 +51,7 @@ class DeadLetters:
         try:
             with explained():
                 self._receive()
-        except BaseException:
+        except BaseException:  # raised again: what was taken from the queue goes back to it, whatever happened
             self._release()
             raise
         return self

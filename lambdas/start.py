@@ -72,7 +72,7 @@ class Model:
             with self.steps.step("imports"):
                 import shutterless.sessions
                 yield
-                import shutterless.shelf  # noqa: F401
+                import shutterless.shelf  # noqa: F401  for `_open`, which would import it after INIT
             self.shelf()
         except ShutterlessError as error:
             write_line({"level": "ERROR", "error": f"The model does not open: {error}"})
@@ -106,7 +106,7 @@ class Model:
         from shutterless.shelf import Shelf
 
         if self._default is None:  # not before it is asked for: between calls, Lambda freezes what runs
-            self._default = _Default(self.settings, self.steps)
+            self._began, self._default = perf_counter(), _Default(self.settings, self.steps)
         with self.steps.step("wait"):
             session = self._default.result()
         shelf = Shelf(self.settings, session=session)

@@ -59,7 +59,7 @@ class Batcher:
             self._preparing += 1
         try:
             self._compute.submit(self._prepare, prepare, answer)
-        except BaseException:
+        except BaseException:  # raised again: nobody may wait for a picture that is not being prepared
             self._prepared()
             raise
         return answer

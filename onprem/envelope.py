@@ -50,7 +50,7 @@ class Envelope:
             await (refusal or self._app)(inner, receive, answer.send)
         except ClientDisconnect:
             return
-        except Exception as error:
+        except Exception as error:  # ours: the log gets the trace, the client a problem
             log.exception("Request %s failed: %s %r", request_id, scope["method"], scope["path"])
             if answer.begun:
                 raise  # too late for another answer: the connection is cut

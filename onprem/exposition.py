@@ -36,7 +36,7 @@ def expose(door: Door, backlog: Backlog | None, accept: str) -> tuple[bytes, str
         collector(registry=registry)
     registry.register(_Service(door, backlog))
     if "application/openmetrics-text" in accept:
-        return openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST  # type: ignore[no-untyped-call]
+        return openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST  # type: ignore[no-untyped-call]  # theirs
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 

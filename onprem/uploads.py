@@ -52,7 +52,7 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
     version = door.storage.objects.put(key, upload.picture, upload.format.content_type)
     try:
         door.storage.results.add_pending(request_id, upload.arrival(request_id, version=version, asked_model=asked_model))
-    except Exception:
+    except Exception:  # raised again, unless the row is there
         if _row_after_all(door, request_id, key) is None:
             raise
     door.tallies.accepted()
@@ -115,7 +115,7 @@ def _record(door: Door, request_id: str, upload: Upload, answer: Answer, work: W
     try:
         outcome = work.done(answer.prediction, answer.model, answer.timings.inference_s)
         number = door.storage.results.add_settled(request_id, upload.arrival(request_id, version=version), outcome)
-    except Exception:
+    except Exception:  # raised again, unless the row is there
         record = _row_after_all(door, request_id, key)
         if record is None:
             raise

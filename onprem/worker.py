@@ -109,7 +109,7 @@ class Worker:
                 self._stall(record)
             else:
                 self._storage.results.defer(record.request_id, self._retry_s * LONGER ** (record.attempts - 1))
-        except Exception:
+        except Exception:  # logged; the worker goes on
             log.exception("Picture %s cannot be put back; its lease will end", record.request_id)
 
     def _stall(self, record: Record) -> None:

@@ -90,7 +90,7 @@ def _wait(process: subprocess.Popen[bytes], verb: str, timeout_s: float) -> None
     """Until it has ended; its whole process group is ended where it is late, or where this run is interrupted."""
     try:
         process.wait(timeout_s)
-    except BaseException as error:
+    except BaseException as error:  # an interruption too: no deploy may go on behind it
         for signal in (15, 9):
             _signal_group(process, signal)
             try:

@@ -88,7 +88,7 @@ def start(place: Place, folder: Path, postgres: str) -> subprocess.Popen[bytes]:
                                    stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         _wait_until_it_answers(place, process, folder / "emulator.log")
-    except BaseException:
+    except BaseException:  # raised again: an interruption leaves nothing running either
         stop(place, process)
         raise
     return process

@@ -44,7 +44,7 @@ class Steps:
         try:
             with self.console.status(escape(name)):
                 yield step
-        except BaseException as error:
+        except BaseException as error:  # raised again, as it stands in the table
             step.failure = str(error).strip() or type(error).__name__
             raise
         finally:

@@ -28,7 +28,7 @@ class Work:
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def done(self, prediction: Prediction, model: dict[str, str], inference_s: float) -> Outcome:
-        """The network's answer. inference_s: this picture's share of the network's time."""
+        """The network's answer. inference_s: the network's time for it, or for the batch that it was in."""
         from shutterless.results import Outcome
 
         return Outcome(predicted_label=prediction.label, pred_index=prediction.pred_index,

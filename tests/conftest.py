@@ -243,6 +243,19 @@ def new_postgres_database() -> Iterator[Callable[[], str]]:
     server.cleanup()
 
 
+@pytest.fixture(scope="session")
+def new_database_with_roles(new_postgres_database: Callable[[], str]) -> Callable[[], str]:
+    """The same with the schema, and a role for each function on AWS and for psql."""
+    from shutterless.migrations.roles import RIGHTS
+    from shutterless.results import migrate
+
+    def new_database() -> str:
+        url = new_postgres_database()
+        migrate(url, grant=dict.fromkeys(RIGHTS))
+        return url
+    return new_database
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty database: a test that asks for it runs once on SQLite, whose folder does not exist yet,

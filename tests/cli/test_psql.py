@@ -13,12 +13,10 @@ pytestmark = pytest.mark.needs("postgres")
 
 
 @pytest.fixture(scope="module")
-def database(new_postgres_database) -> str:
-    from shutterless.migrations.roles import RIGHTS
-    from shutterless.results import Arrival, migrate, open_results
+def database(new_database_with_roles) -> str:
+    from shutterless.results import Arrival, open_results
 
-    url = new_postgres_database()
-    migrate(url, grant=dict.fromkeys(RIGHTS))
+    url = new_database_with_roles()
     results = open_results(url)
     results.add_pending("a", Arrival(image_name='ä,"\x1b[31m.png'))
     results.close()
@@ -34,7 +32,7 @@ class Function(BaseHTTPRequestHandler):
         event = json.loads(self.rfile.read(int(self.headers["content-length"])))
         try:
             told, headers = self.answer(event), {}
-        except Exception as error:
+        except Exception as error:  # what Lambda answers for a function that raises, whatever it raised
             told = {"errorMessage": str(error), "errorType": type(error).__name__}
             headers = {"X-Amz-Function-Error": "Unhandled"}
         body = json.dumps(told).encode()

@@ -128,9 +128,10 @@ def test_what_the_queue_refuses_is_kept_and_told(sqs, deployed_stage, die, capsy
         def __getattr__(self, name: str):
             return getattr(self._real, name)
 
-        def send_message_batch(self, QueueUrl: str, Entries: list) -> dict:  # noqa: N803
-            answer = self._real.send_message_batch(QueueUrl=QueueUrl, Entries=[*Entries[:1], *Entries[2:]])
-            return answer | {"Failed": [{"Id": Entries[1]["Id"], "Code": "InternalError", "SenderFault": False}]}
+        def send_message_batch(self, **asked) -> dict:
+            first, second, *others = asked["Entries"]
+            answer = self._real.send_message_batch(**asked | {"Entries": [first, *others]})
+            return answer | {"Failed": [{"Id": second["Id"], "Code": "InternalError", "SenderFault": False}]}
 
     real = Deployed.client
     monkeypatch.setattr(Deployed, "client", lambda self, service, **settings: Refusing(real(self, service, **settings))

@@ -1,7 +1,9 @@
 """The dashboard, widget by widget, and the alarms: what they show is emitted, and what they ask for can be done."""
 
+import io
 import json
 import re
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,25 +63,10 @@ def shown(widget: dict[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:
     return found
 
 
-class Said:
-    """The lines that the functions write."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def write(self, text: str) -> None:
-        self.lines.append(json.loads(text))
-
-    def flush(self) -> None:
-        pass
-
-
 @cache
 def emitted() -> set[tuple[str, tuple[str, ...]]]:
     """Name and dimensions of each metric that our functions emit: predict is asked, infer tells of its outcomes."""
-    said, stdout = Said(), metrics.sys.stdout
-    metrics.sys.stdout = said  # type: ignore[assignment]
-    try:
+    with redirect_stdout(io.StringIO()) as said:
         settings = Settings(stage="dev")
         model = Model(settings)
         with model.opening():
@@ -93,9 +80,7 @@ def emitted() -> set[tuple[str, tuple[str, ...]]]:
         infer._tell(container, job, Outcome(predicted_label="SeaLake", confidence=0.9, **measured))
         infer._tell(container, job, Outcome(error={"title": "Not a readable picture"}, **measured))
         infer.infer({"Records": []}, None, SimpleNamespace(settings=settings, storage=None, classification=None))
-    finally:
-        metrics.sys.stdout = stdout
-    found = {(metric["Name"], tuple(dimensions)) for line in said.lines
+    found = {(metric["Name"], tuple(dimensions)) for line in map(json.loads, said.getvalue().splitlines())
              for directive in line.get("_aws", {}).get("CloudWatchMetrics", [])
              for dimensions in directive["Dimensions"] for metric in directive["Metrics"]}
     counted = re.findall(r'"([A-Z]\w+)"', Path(lambdas.batch.__file__).read_text())

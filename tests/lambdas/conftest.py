@@ -113,14 +113,9 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any
 # Functions in the VPC: a database with its roles, a versioned bucket, a tiny model.
 
 @pytest.fixture(scope="session")
-def migrated_database(new_postgres_database: Callable[[], str]) -> str:
+def migrated_database(new_database_with_roles: Callable[[], str]) -> str:
     """A database with the schema, and with a role for each function, shared by all tests: their pictures do not meet."""
-    from shutterless.migrations.roles import RIGHTS
-    from shutterless.results import migrate
-
-    url = new_postgres_database()
-    migrate(url, grant=dict.fromkeys(RIGHTS))
-    return url
+    return new_database_with_roles()
 
 
 @pytest.fixture

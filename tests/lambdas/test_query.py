@@ -9,19 +9,15 @@ import pytest
 
 from lambdas import query
 from lambdas.door import serve
-from shutterless.results import RECORD_FIELDS, Arrival, Outcome, migrate, open_results
+from shutterless.results import RECORD_FIELDS, Arrival, Outcome, open_results
 
 pytestmark = pytest.mark.needs("postgres")
 
 
 @pytest.fixture
-def own_database(new_postgres_database):
+def own_database(new_database_with_roles):
     """One that no other test writes into."""
-    from shutterless.migrations.roles import RIGHTS
-
-    url = new_postgres_database()
-    migrate(url, grant=dict.fromkeys(RIGHTS))
-    return url
+    return new_database_with_roles()
 
 
 @pytest.fixture

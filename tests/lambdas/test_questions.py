@@ -9,20 +9,17 @@ import pytest
 import lambdas.questions as questions
 from lambdas.migrate import migrate
 from lambdas.storage import Storage
-from shutterless.migrations.roles import RIGHTS
 from shutterless.questions import MAX_ROWS, MAX_VALUE
 from shutterless.results import Arrival, Outcome, open_results
-from shutterless.results import migrate as migrate_schema
 from shutterless.settings import Settings
 
 pytestmark = pytest.mark.needs("postgres")
 
 
 @pytest.fixture(scope="module")
-def database(new_postgres_database) -> str:
+def database(new_database_with_roles) -> str:
     """Three results, one of them done."""
-    url = new_postgres_database()
-    migrate_schema(url, grant=dict.fromkeys(RIGHTS))
+    url = new_database_with_roles()
     results = open_results(url)
     for request_id in ("a", "b", "c"):
         results.add_pending(request_id, Arrival(image_name="ä\x1b[31m.png"))

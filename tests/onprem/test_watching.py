@@ -53,7 +53,7 @@ class Watched:
         try:
             self.url = self.server.url()
             self._start(folder)
-        except BaseException:
+        except BaseException:  # raised again: no program is left behind
             self.close()
             raise
 
