@@ -107,7 +107,7 @@ def find_bundle(model: str, models_dir: str | Path) -> Path:
     For an operator's word: a client's may only choose among models that are loaded. Raises NotFound.
     """
     name, _, version = model.partition("/")
-    for folder in _versions(Path(models_dir) / name) if name else []:
+    for folder in _versions(Path(models_dir) / name) if name not in ("", ".", "..") else []:
         if version in ("", folder.name):
             return folder
     if model and (Path(model) / MANIFEST).is_file():

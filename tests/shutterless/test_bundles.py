@@ -153,6 +153,12 @@ def test_what_is_not_there_is_answered_with_what_is(model, models):
         find_bundle(model, models)
 
 
+@pytest.mark.parametrize(("model", "folder"), [(".", "tiles"), ("..", "tiles/9")])
+def test_no_model_is_outside_the_folder_of_models(model, folder, models):
+    with pytest.raises(NotFound):
+        find_bundle(model, models / folder)
+
+
 def test_lists_the_newest_version_of_each_model(models, tmp_path):
     assert list_bundles(models) == [models / "roads" / "1.10", models / "tiles" / "10"]
     assert list_bundles(tmp_path / "nowhere") == []
