@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from onprem.pending import QueueFull
 from onprem.tallies import reason_of
 from shutterless.errors import BadRequest, Overloaded, ShutterlessError
 from shutterless.problems import CONTENT_TYPE, problem
@@ -61,7 +62,8 @@ def _refused(request: Request, error: ShutterlessError) -> Response:
     request.state.reason = reason_of(error)
     if error.status >= 500 and not isinstance(error, Overloaded):
         log.error("Request %s refused: %s", request_id, error)  # an operator's matter: the client sees less of it
-    return problem_answer(error, request_id)
+    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, QueueFull) else None
+    return problem_answer(error, request_id, headers=headers)
 
 
 def _invalid(request: Request, error: RequestValidationError) -> Response:

@@ -10,6 +10,7 @@ from fastapi import Request
 
 from onprem.batching import Batcher
 from onprem.intake import Intake
+from onprem.pending import Pending
 from onprem.policies import Policies, Reception
 from onprem.spools import Spools
 from onprem.storage import Storage
@@ -27,7 +28,7 @@ class Door:
     """compute: where pictures are decoded, never more than settings.workers at once; batcher: where they are classified.
 
     quick_limits: of a picture that is decoded in a few milliseconds at most. spools: of batches; form_spools: of forms: without a
-    key, nobody may take what batches need. filing: how many files of batches may be in memory.
+    key, nobody may take what batches need. filing: how many files of batches may be in memory. pending: how many uploads may wait.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Door:
     spools: Spools
     form_spools: Spools
     filing: asyncio.Semaphore
+    pending: Pending
     policies: Policies
     reception: Reception
 
@@ -74,7 +76,8 @@ def build_door(settings: Settings) -> Door:
     intake = Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting)
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
                 batcher=batcher, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
-                reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers))
+                reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers),
+                pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)))
 
 
 def door_of(request: Request) -> Door:

@@ -34,7 +34,7 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 STATES = ("accepted", "done", "failed", "stalled")
 FAILURES = {  # those that every server can meet are shown as 0 from the start, so that the first one is seen as a rise
     "request": ("bad_picture", "bad_request", "client_closed_request", "forbidden", "internal_server_error", "overloaded",
-                "request_timeout", "too_large", "unavailable", "unsupported_picture"),
+                "queue_full", "request_timeout", "too_large", "unavailable", "unsupported_picture"),
     "upload": ("bad_picture", "not_found", "stalled", "temporary", "too_large", "unsupported_picture")}
 
 

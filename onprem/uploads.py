@@ -49,6 +49,7 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
     classifier = door.shelf.classifier(upload.model)  # a model that is not there is refused now, not later
     asked_model = None if classifier is door.shelf.default else "{name}/{version}".format_map(classifier.model)
     key = upload.key(request_id)
+    door.pending.admit()
     version = door.storage.objects.put(key, upload.picture, upload.format.content_type)
     try:
         door.storage.results.add_pending(request_id, upload.arrival(request_id, version=version, asked_model=asked_model))

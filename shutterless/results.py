@@ -1,11 +1,12 @@
 """What became of every picture: one table, `results`, on SQLite or PostgreSQL.
 
-A state only ever moves forward, each time by ONE statement in autocommit, which the state itself guards; so it does not
-matter how many processes try, how often, or in what order:
+A state only ever moves forward (but where an operator revives what was given up), each time by ONE statement in autocommit,
+which the state itself guards; so it does not matter how many processes try, how often, or in what order:
 
     add_pending -> pending -- finish, expire -> done | failed     terminal: a later finish is counted, nothing else
-                      | stall                    |        |
-                      +------> stalled - finish -+        +-- add_settled: come and answered in one step
+                      | ^ stall, revive          |        |
+                      v |                        |        |
+                    stalled ------ finish -------+        +-- add_settled: come and answered in one step
 
 Durability: when a call returns, its change is on the disk. A killed process (kill -9) loses nothing that was answered
 because the operating system has the write-ahead log; a power loss neither, because every commit waits for fsync
@@ -340,6 +341,12 @@ class Results:
         """Mark a pending picture as given up for now: it lies in the dead letters, where a redrive can fetch it."""
         return self._settle(request_id, {"status": "stalled", "error": error}, arrival, make=make, before=("pending",))
 
+    def revive(self, request_id: str) -> bool:
+        """Let a stalled picture be claimed again, with all its attempts before it. False: it is not stalled (any more)."""
+        known = sa.and_(results.c.request_id == request_id, results.c.status == "stalled")
+        anew = {"status": "pending", "error": None, "attempts": 0, "claimed_until": None}
+        return bool(self._run(sa.update(results).where(known).values(anew).returning(results.c.id)))
+
     def expire(self, request_id: str, error: ErrorNote) -> bool:
         """Record that a pending picture never came. It touches no column that an answer is in, and needs no right to."""
         return self._settle(request_id, self._given_up(error), None, before=("pending",))
@@ -433,6 +440,11 @@ class Results:
         oldest = sa.select(c.created_at).where(waiting).order_by(c.id).limit(1).scalar_subquery()
         row = self._run(sa.select(pending.label("pending"), stalled.label("stalled"), oldest.label("oldest_at")))[0]
         return Backlog(**row._mapping)
+
+    def count_pending(self, most: int) -> int:
+        """How many are pending, come or not; `most` where there are more."""
+        some = sa.select(results.c.id).where(results.c.status == "pending").limit(most).subquery()
+        return int(self._run(sa.select(sa.func.count()).select_from(some))[0][0])
 
     def _latency(self, bucket_s: int) -> list[dict[str, Any]]:
         """Percentiles of each bucket, oldest first. Only one bucket's latencies are in memory at a time, as floats: on

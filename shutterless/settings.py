@@ -71,6 +71,7 @@ class Settings:
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
     threads: ONNX Runtime's threads for one inference. workers: inferences at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
+    max_pending: rows that may wait for their picture or its answer; the next upload is told to come back.
     batch_files, batch_bytes: of one batch, all of its pictures together.
     max_connections: at the same time; past them, idle ones are closed, and then new ones are told to come back.
     api_keys, api_keys_file (one a line, read anew when it changes): any of them opens every route; none leaves the door open.
@@ -99,6 +100,7 @@ class Settings:
     threads: int = _variable("SHUTTERLESS_THREADS", _integer(1, 256), 1)
     workers: int = _variable("SHUTTERLESS_WORKERS", _integer(1, 1_024), 0)
     max_waiting: int = _variable("SHUTTERLESS_MAX_WAITING", _integer(1, 100_000), 64)
+    max_pending: int = _variable("SHUTTERLESS_MAX_PENDING", _integer(1, 100_000_000), 100_000)
     max_connections: int = _variable("SHUTTERLESS_MAX_CONNECTIONS", _integer(1, 1_000_000), 4_096)
     batch_files: int = _variable("SHUTTERLESS_BATCH_FILES", _integer(1, 500), 500)
     batch_bytes: int = _variable("SHUTTERLESS_BATCH_BYTES", _integer(1, 10_000_000_000), 500_000_000)

@@ -222,6 +222,25 @@ def test_a_stalled_picture_can_still_be_finished(results):
     assert (results.get("a").status, results.get("a").error) == ("done", None)
 
 
+def test_a_stalled_picture_is_revived_once_with_all_its_attempts_and_nothing_else_is(results):
+    for request_id in ("a", "b"):
+        results.add_pending(request_id, UPLOAD)
+    results.claim(1, 60)
+    results.stall("a", GAVE_UP)
+    assert [results.revive(request_id) for request_id in ("a", "a", "b", "none")] == [True, False, False, False]
+    assert (results.get("a").status, results.get("a").error, results.get("a").attempts) == ("pending", None, 0)
+    assert [record.request_id for record in results.claim(9, 60)] == ["a", "b"]
+    results.finish("a", FOREST)
+    assert not results.revive("a")
+
+
+def test_what_is_pending_is_counted_up_to_a_bound(results):
+    for number in range(4):
+        results.add_pending(f"r{number}", UPLOAD, expected_s=60 if number % 2 else None)
+    results.finish("r0", FOREST)
+    assert [results.count_pending(most) for most in (1, 3, 100)] == [1, 3, 3]
+
+
 def test_a_dead_letter_without_a_row_gets_one(results):
     assert results.stall("a", GAVE_UP, arrival=UPLOAD)
     assert results.get("a").status == "stalled"

@@ -1,0 +1,39 @@
+"""The durable queue within bounds: how many rows may wait in the database for their picture or its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from time import monotonic
+
+from shutterless.errors import Overloaded
+
+LOOK_S = 1.0  # between two counts; what came since the last one is added to it
+
+
+class QueueFull(Overloaded):
+    """More uploads wait than may."""
+
+    retry_after_s = 10
+
+
+class Pending:
+    """Any thread may use it. count: how many rows wait, `most` where there are more; it may raise Unavailable.
+
+    Servers that share a database count all of its rows, and of those that came since, their own.
+    """
+
+    def __init__(self, most: int, count: Callable[[int], int], *, now: Callable[[], float] = monotonic) -> None:
+        self._most, self._count, self._now = most, count, now
+        self._lock = Lock()  # guards all below
+        self._waiting, self._counted_at = 0, -LOOK_S
+
+    def admit(self) -> None:
+        """Let one more wait. Raises QueueFull, Unavailable."""
+        with self._lock:
+            if self._now() - self._counted_at >= LOOK_S:
+                self._waiting, self._counted_at = self._count(self._most), self._now()
+            if self._waiting >= self._most:
+                raise QueueFull(f"{self._most:,} uploads wait for their answers already. Send this one again later, or send the "
+                                "picture to /predict, which answers at once.")
+            self._waiting += 1

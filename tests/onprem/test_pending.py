@@ -1,0 +1,58 @@
+import pytest
+
+from onprem.pending import LOOK_S, Pending, QueueFull
+from shutterless.errors import Unavailable
+
+
+def test_no_more_may_wait_than_the_setting_says_until_some_are_answered(open_door, jpeg, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("onprem.pending.LOOK_S", 0.0)
+    client = open_door(max_pending=3)
+    announced = {"content_type": "image/jpeg", "size_bytes": len(jpeg())}
+    forms = [client.post("/uploads", json=announced).json() for _ in range(3)]  # they wait for their pictures
+    for refused in (client.post("/uploads", json=announced), client.post("/upload-image", content=jpeg())):
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        assert refused.json()["detail"].startswith("3 uploads wait for their answers already. Send this one again later")
+    assert [path for path in (tmp_path / "var/objects").rglob("*") if path.is_file()] == []
+    assert client.get("/results").json()["count"] == 3
+    assert client.post("/upload", content=jpeg()).status_code == 200, "what is answered at once does not wait"
+    assert client.post(forms[0]["url"], data=forms[0]["fields"], files={"file": jpeg()}).status_code == 204
+    client.delete(f"/results/{forms[1]['request_id']}")
+    assert client.post("/upload-image", content=jpeg()).status_code == 202
+    assert 'shutterless_failures_total{reason="queue_full",way="request"} 2.0' in client.get("/metrics").text
+
+
+def test_between_two_counts_what_came_is_added() -> None:
+    now, rows, looks = [0.0], [8], []
+
+    def count(most: int) -> int:
+        looks.append(now[0])
+        return min(rows[0], most)
+
+    pending = Pending(10, count, now=lambda: now[0])
+    pending.admit()
+    pending.admit()
+    rows[0] = 0
+    with pytest.raises(QueueFull):
+        pending.admit()
+    now[0] = LOOK_S
+    for _ in range(10):
+        pending.admit()
+    with pytest.raises(QueueFull):
+        pending.admit()
+    assert looks == [0.0, LOOK_S]
+
+
+def test_a_count_that_fails_is_tried_again_at_once() -> None:
+    answers: list[object] = [Unavailable("The database does not answer."), 0]
+
+    def count(most: int) -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return 0
+
+    pending = Pending(1, count, now=lambda: 5.0)
+    with pytest.raises(Unavailable):
+        pending.admit()
+    pending.admit()
+    assert answers == []

@@ -1,0 +1,74 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onprem.redrive import redrive, stalled_records
+from shutterless.results import Arrival, Results, migrate, open_results
+from shutterless.settling import STALLED
+
+
+@pytest.fixture
+def results(tmp_path) -> Results:
+    url = f"sqlite:///{tmp_path / 'var/shutterless.db'}"
+    migrate(url)
+    results = open_results(url)
+    yield results
+    results.close()
+
+
+def stall(results: Results, count: int) -> None:
+    for number in range(count):
+        results.add_pending(f"s{number}", Arrival(object_key=f"uploads/classify/s{number}.jpg", content_type="image/jpeg"))
+        results.claim(1, 60)
+        results.stall(f"s{number}", STALLED)
+
+
+def test_what_was_given_up_is_answered_after_a_redrive_while_the_server_runs(open_door, jpeg, settle, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("onprem.worker.MAX_ATTEMPTS", 1)
+    client = open_door()
+    objects = client.door.storage.objects
+    with monkeypatch.context() as broken:
+        broken.setattr(objects, "get", lambda *key: 1 / 0)
+        request_id = client.post("/upload-image", content=jpeg("blue")).json()["request_id"]
+        assert settle(client, request_id)["status"] == "stalled"
+    done = command(tmp_path / "var", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert request_id in done.stdout
+    assert "1 sent back" in done.stdout
+    client.door.worker.wake()
+    record = settle(client, request_id)
+    assert (record["status"], record["predicted_label"], record["error"]) == ("done", "blue", None)
+    assert command(tmp_path / "var", "--yes").stdout == "No upload is stalled.\n"
+
+
+def command(var_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """It, where nobody is there to be asked."""
+    return subprocess.run([sys.executable, "-m", "onprem.redrive", *arguments], cwd=Path(__file__).parents[2], text=True,
+                          env={"SHUTTERLESS_VAR_DIR": str(var_dir)}, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+
+
+def test_nothing_is_sent_back_where_nobody_says_so(results, tmp_path) -> None:
+    stall(results, 1)
+    done = command(tmp_path / "var")
+    assert (done.returncode, "Nothing was sent" in done.stdout) == (0, True)
+    assert results.get("s0").status == "stalled"
+
+
+def test_all_pages_of_them_are_sent_back_with_all_their_attempts(results, capsys) -> None:
+    stall(results, 205)
+    results.add_pending("waiting", Arrival())
+    assert redrive(results, is_sure=True) == 0
+    assert "205 uploads are stalled" in capsys.readouterr().out
+    assert list(stalled_records(results)) == []
+    claimed = results.claim(300, 60)
+    assert (len(claimed), {record.attempts for record in claimed}) == (206, {1})
+
+
+def test_a_database_that_is_not_there_is_not_made_and_the_operator_told_where_to_look(tmp_path) -> None:
+    done = command(tmp_path / "elsewhere", "--yes")
+    assert done.returncode == 1
+    assert done.stderr.startswith("shutterless: Expected the server's database, got none at ")
+    assert "SHUTTERLESS_VAR_DIR" in done.stderr
+    assert not (tmp_path / "elsewhere").exists()
