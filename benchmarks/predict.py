@@ -91,7 +91,7 @@ def drawn_jpeg(side: int, seed: int = 0) -> bytes:
 
 def floor_of(settings: Settings, picture: bytes) -> Callable[[], object]:
     """What no server can do without, as a call."""
-    classifier = Classifier(read_bundle(find_bundle(settings.model, settings.models_dir)), threads=settings.threads)
+    classifier = Classifier(read_bundle(find_bundle(settings.model, settings.models_dir)), threads=settings.server_threads)
     spec = classifier.bundle.manifest.input
     return lambda: classifier.classify(to_pixels(decode(picture), spec)[None])
 

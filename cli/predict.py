@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from shutterless.opening import default_bundle
 
     settings = read_settings(model=arguments.model)
-    classifier = Classifier(default_bundle(settings), threads=settings.threads)
+    classifier = Classifier(default_bundle(settings), threads=settings.threads or 1)
     streams = arguments.json and sys.stdout.isatty()  # a bar would cut through the lines
     sources = find_sources(arguments.pictures, settings.max_bytes)
     top = arguments.top if arguments.top is not None else TOP if arguments.json else 1

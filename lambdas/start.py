@@ -132,7 +132,7 @@ class _Default:
             from shutterless.sessions import Session  # mostly waits for the main thread, which is importing it
 
             with self._steps.step("session"):
-                session = Session(bundle, self._settings.threads)
+                session = Session(bundle, self._settings.threads or 1)
             with self._steps.step("warm-up"):
                 session.warm_up()
             self._session = session

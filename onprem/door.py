@@ -12,6 +12,7 @@ from onprem.batching import Batcher
 from onprem.intake import Intake
 from onprem.pending import Pending
 from onprem.policies import Policies, Reception
+from onprem.solitude import Solitude
 from onprem.spools import Spools
 from onprem.storage import Storage
 from onprem.tallies import Tallies
@@ -20,6 +21,7 @@ from shutterless.pictures import SMALL_PIXELS, Limits
 from shutterless.settings import Settings
 from shutterless.shelf import Shelf
 
+RUNNERS = 2  # batches at the same time: while one's answers are sent and its successors decoded, the other has the CPUs
 SPOOLED_BESIDE = 100_000_000  # bytes on the disk beside two whole batches
 
 
@@ -28,7 +30,8 @@ class Door:
     """compute: where pictures are decoded, never more than settings.workers at once; batcher: where they are classified.
 
     quick_limits: of a picture that is decoded in a few milliseconds at most. spools: of batches; form_spools: of forms: without a
-    key, nobody may take what batches need. filing: how many files of batches may be in memory. pending: how many uploads may wait.
+    key, nobody may take what batches need. filing: how many files of batches may be in memory. pending: how many uploads may
+    wait for their answers. solitude: whether the client that asks is alone.
     """
 
     settings: Settings
@@ -45,6 +48,7 @@ class Door:
     form_spools: Spools
     filing: asyncio.Semaphore
     pending: Pending
+    solitude: Solitude
     policies: Policies
     reception: Reception
 
@@ -62,11 +66,12 @@ class Door:
 def build_door(settings: Settings) -> Door:
     """Opens the default model; the database is opened by `start`, in the background. Raises BadBundle, NotFound."""
     limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
-    shelf, storage, tallies = Shelf(settings), Storage(settings), Tallies()
+    shelf = Shelf(settings, threads=settings.server_threads)
+    storage, tallies = Storage(settings), Tallies()
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
-    batcher = Batcher(compute, runners=settings.workers, ran=tallies.ran)
+    batcher = Batcher(compute, runners=min(settings.workers, RUNNERS), ran=tallies.ran)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
                     max_held_bytes=2 * max(settings.batch_bytes, settings.max_bytes) + SPOOLED_BESIDE)
@@ -77,7 +82,7 @@ def build_door(settings: Settings) -> Door:
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
                 batcher=batcher, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
                 reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers),
-                pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)))
+                solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)))
 
 
 def door_of(request: Request) -> Door:

@@ -52,7 +52,8 @@ async def predict(request: Request, model: Annotated[str | None, Query(descripti
     content_type = request.headers.get("content-type", "")
     async with door.intake.body(request) as body:
         read = partial(read_submission, content_type, body, door.limits.max_bytes)
-        answer = _answer_at_once(door, read(), top) if model is None and _is_quick(door, body) else None
+        is_alone = door.solitude.asked(request.scope["client"])
+        answer = _answer_at_once(door, read(), top) if model is None and is_alone and _is_quick(door, body) else None
         if answer is None:
             prepare = partial(_prepare, door, read, model, top)
             found = await asyncio.wrap_future(door.batcher.answer(prepare))
@@ -65,7 +66,7 @@ async def predict(request: Request, model: Annotated[str | None, Query(descripti
 
 def _is_quick(door: Door, body: bytes) -> bool:
     """Whether to try this request on the event loop: the way to another thread and back would cost it a tenth of its
-    time. Only for a fast model, and while nobody else waits."""
+    time. Only for a fast model."""
     return door.intake.requests == 1 and len(body) <= QUICK_BYTES and door.shelf.default.run_s <= QUICK_S
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from shutterless.errors import BadSettings
 
 _SLUG = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
+MOST_THREADS = 4  # more were not measured, and a small network has no work for them
 _MODELS = Path(__file__).parent.parent / "models"
 
 
@@ -69,7 +70,8 @@ class Settings:
     signing_key: file of the public key with which every bundle must be signed; None takes unsigned ones too.
     database_url: default, SQLite in var_dir. objects_url: a folder (default, in var_dir), or s3://bucket/prefix.
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
-    threads: ONNX Runtime's threads for one inference. workers: inferences at the same time (default: usable_cpus).
+    threads: ONNX Runtime's threads for one inference; 0: server_threads on the server, 1 elsewhere. workers: pictures that are
+    worked on at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
     max_pending: rows that may wait for their picture or its answer; the next upload is told to come back.
     batch_files, batch_bytes: of one batch, all of its pictures together.
@@ -97,7 +99,7 @@ class Settings:
     max_bytes: int = _variable("SHUTTERLESS_MAX_BYTES", _integer(1, 1_000_000_000), 20_000_000)
     max_pixels: int = _variable("SHUTTERLESS_MAX_PIXELS", _integer(1, 1_000_000_000), 40_000_000)
     max_side: int = _variable("SHUTTERLESS_MAX_SIDE", _integer(1, 1_000_000), 16_384)
-    threads: int = _variable("SHUTTERLESS_THREADS", _integer(1, 256), 1)
+    threads: int = _variable("SHUTTERLESS_THREADS", _integer(1, 256), 0)
     workers: int = _variable("SHUTTERLESS_WORKERS", _integer(1, 1_024), 0)
     max_waiting: int = _variable("SHUTTERLESS_MAX_WAITING", _integer(1, 100_000), 64)
     max_pending: int = _variable("SHUTTERLESS_MAX_PENDING", _integer(1, 100_000_000), 100_000)
@@ -132,6 +134,11 @@ class Settings:
             object.__setattr__(self, "objects_url", f"{self.var_dir}/objects")
         if not self.workers:
             object.__setattr__(self, "workers", usable_cpus())
+
+    @property
+    def server_threads(self) -> int:
+        """For one inference on a server that has its CPUs for itself: a picture that comes alone is answered by all of them."""
+        return self.threads or min(self.workers, MOST_THREADS)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:

@@ -33,10 +33,10 @@ class Shelf:
     Building it raises BadBundle, NotFound or BadSettings when the default must not or cannot be served.
     """
 
-    def __init__(self, settings: Settings, *, capacity: int = CAPACITY, session: Session | None = None) -> None:
-        """`session`: of the default's bundle, where it is open already."""
+    def __init__(self, settings: Settings, *, capacity: int = CAPACITY, session: Session | None = None, threads: int = 1) -> None:
+        """`session`: of the default's bundle, where it is open already. threads: of a session, where the settings say nothing."""
         self._models_dir = settings.models_dir.resolve()
-        self._settings = settings
+        self._settings, self._threads = settings, settings.threads or threads
         self._limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
         self._capacity = capacity
         self._opening = threading.Lock()
@@ -97,7 +97,7 @@ class Shelf:
         raise NotFound(f"There is no model {model[:80]!r}. GET /models lists those that answer.")
 
     def _opened(self, bundle: Bundle, session: Session | None = None) -> Classifier:
-        classifier = Classifier(bundle, threads=self._settings.threads, session=session)
+        classifier = Classifier(bundle, threads=self._threads, session=session)
         classifier.warm_up()
         return classifier
 

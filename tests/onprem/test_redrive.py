@@ -25,7 +25,7 @@ def stall(results: Results, count: int) -> None:
         results.stall(f"s{number}", STALLED)
 
 
-def test_what_was_given_up_is_answered_after_a_redrive_while_the_server_runs(open_door, jpeg, settle, monkeypatch, tmp_path) -> None:
+def test_what_was_given_up_is_answered_after_a_redrive_beside_the_server(open_door, jpeg, settle, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("onprem.worker.MAX_ATTEMPTS", 1)
     client = open_door()
     objects = client.door.storage.objects
