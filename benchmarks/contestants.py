@@ -25,7 +25,7 @@ from benchmarks.load import Target, family
 from benchmarks.predict import BOUNDARY, SERVE
 
 ROOT = Path(__file__).parent.parent
-PEERS = ROOT / "benchmarks/peers"
+PEERS, OURS_FOLDER = ROOT / "benchmarks/peers", ROOT / "benchmarks/ours"
 WORK = ROOT / "var/bench/peers"
 READY_S, STOP_S = 90, 20
 POLL_S = 0.02
@@ -36,7 +36,8 @@ Expected = tuple[int, str, float]  # index, label, confidence
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
     """A server, how it is started, and how it is asked. In `command`, `path` and the settings, {port} stands for the port and
-    {NAME} for a setting; {port2} is another free port. tuned: precision -> settings that the sweep found best."""
+    {NAME} for a setting; {port2} is another free port. tuned: precision -> settings that the sweep found best. sweep: stages,
+    each a list of settings to try over the best ones so far."""
 
     name: str
     title: str
@@ -47,7 +48,7 @@ class Contestant:
     field: str = "file"
     default: Mapping[str, str]
     tuned: Mapping[str, Mapping[str, str]]
-    sweep: Sequence[Mapping[str, Sequence[str]]] = ()
+    sweep: Sequence[Sequence[Mapping[str, str]]] = ()
 
     def settings(self, precision: str) -> dict[str, str]:
         """What it runs with at that precision."""
@@ -69,11 +70,17 @@ OURS = Contestant(name="ours", title="Shutterless", command=("python", "-c", SER
 
 def peers() -> list[Contestant]:
     """In the order of their names; none is installed by this."""
-    found = []
-    for path in sorted(PEERS.glob("*/peer.json")):
-        name = path.parent.name
-        found.append(Contestant(name=name, folder=path.parent, python=WORK / name / "bin/python", **json.loads(path.read_text())))
-    return found
+    names = [path.parent.name for path in sorted(PEERS.glob("*/peer.json"))]
+    return [_described(PEERS / name, WORK / name / "bin/python") for name in names]
+
+
+def ours_to_tune() -> Contestant:
+    """Our server, where what is fixed in its code is a setting."""
+    return _described(OURS_FOLDER, OURS.python)
+
+
+def _described(folder: Path, python: Path) -> Contestant:
+    return Contestant(name=folder.name, folder=folder, python=python, **json.loads((folder / "peer.json").read_text()))
 
 
 def install(peer: Contestant, say: Callable[[str], object]) -> None:
@@ -118,12 +125,12 @@ def running(contestant: Contestant, bundle: Path, settings: Mapping[str, str], p
 def environment(contestant: Contestant, bundle: Path, scratch: Path) -> dict[str, str]:
     """The caller's, less its settings for Shutterless and for OpenMP, with the peer's own programs first."""
     kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("SHUTTERLESS_", "PEER_", "OMP_", "MLSERVER_", "BENTOML_"))
+            if not name.startswith(("SHUTTERLESS_", "PEER_", "OURS_", "OMP_", "MLSERVER_", "BENTOML_"))
             and name not in ("DATABASE_URL", "MODEL_URI")}
     path = os.pathsep.join([str(contestant.python.parent), kept.get("PATH", "")])
     ours = {"MODEL_URI": str(bundle), "SHUTTERLESS_VAR_DIR": str(scratch / "var")}
     theirs = {"PEER_BUNDLE": str(bundle), "BENTOML_HOME": str(scratch / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
-    return kept | {"PATH": path, "PYTHONPATH": str(ROOT)} | (ours if contestant is OURS else theirs)
+    return kept | {"PATH": path, "PYTHONPATH": str(ROOT)} | (ours if contestant.name == OURS.name else theirs)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

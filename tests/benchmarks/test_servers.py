@@ -9,7 +9,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from benchmarks.contestants import OURS, PEERS, ask, check_answers, environment, peers, running
+from benchmarks.contestants import OURS, PEERS, ask, check_answers, environment, ours_to_tune, peers, running
 from benchmarks.peers.model import Model
 from benchmarks.servers import Plan, draw, expected_of, one_round, summary, table, verdict
 from shutterless.bundles import read_bundle
@@ -129,17 +129,18 @@ def test_there_are_four_peers():
     assert [peer.name for peer in peers()] == ["bentoml", "fastapi_ort", "litserve", "mlserver"]
 
 
-@pytest.mark.parametrize("peer", peers(), ids=lambda peer: peer.name)
+@pytest.mark.parametrize("peer", [*peers(), ours_to_tune()], ids=lambda peer: peer.name)
 def test_a_peer_sweeps_and_tunes_settings_that_it_has_and_explains(peer):
     known = set(peer.default)
-    assert all(set(stage) <= known for stage in peer.sweep)
+    assert all(set(settings) <= known for stage in peer.sweep for settings in stage)
     assert set(peer.tuned) <= {"fp32", "int8"}
     assert all(set(settings) == known for settings in peer.tuned.values())
     explained = (peer.folder / "README.md").read_text()
-    assert [name for stage in peer.sweep for name in stage if name not in explained and name != "PEER_PATH"] == []
+    assert [name for stage in peer.sweep for settings in stage for name in settings
+            if name not in explained and name != "PEER_PATH"] == []
 
 
-@pytest.mark.parametrize("peer", peers(), ids=lambda peer: peer.name)
+@pytest.mark.parametrize("peer", [*peers(), ours_to_tune()], ids=lambda peer: peer.name)
 def test_a_peer_s_tuned_settings_are_the_best_of_its_sweep(peer):
     from benchmarks.sweep import best_of
 

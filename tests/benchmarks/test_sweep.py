@@ -1,19 +1,79 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
-from benchmarks.contestants import peers
-from benchmarks.sweep import best_of, combinations, write
+import pytest
+
+from benchmarks.contestants import ours_to_tune, peers
+from benchmarks.servers import expected_of
+from benchmarks.sweep import Kept, Sweep, attempted, best_of, laid_over, sweep, write
+from shutterless.bundles import read_bundle
 
 
 def trial(batch, rate, alone, **more):
     return {"settings": {"BATCH": batch}, "requests_s": rate, "alone_s": alone, **more}
 
 
-def test_a_stage_is_every_combination_over_what_was_best_before():
-    stage = {"BATCH": ["1", "8"], "WAIT": ["0", "2"]}
-    assert list(combinations(stage, {"BATCH": "4", "THREADS": "2"})) == [
-        {"BATCH": batch, "WAIT": wait, "THREADS": "2"} for batch in ("1", "8") for wait in ("0", "2")]
+def test_a_stage_is_laid_over_what_was_best_before():
+    stage = [{"BATCH": "1"}, {"BATCH": "8", "WAIT": "2"}]
+    assert list(laid_over(stage, {"BATCH": "4", "WAIT": "0"})) == [{"BATCH": "1", "WAIT": "0"}, {"BATCH": "8", "WAIT": "2"}]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def job(models_dir):
+    peer = replace(peers()[0], default={"BATCH": "1", "WAIT": "0"}, tuned={},
+                   sweep=[[{"BATCH": "1"}, {"BATCH": "8"}, {"BATCH": "16"}], [{"WAIT": "2"}]])
+    return Sweep(peer=peer, bundle=read_bundle(models_dir / "colours/1"), pictures=[], seconds=1, finals=2)
+
+
+def test_a_sweep_that_was_stopped_goes_on_and_measures_nothing_twice(job, tmp_path):
+    rates = {"1": 50.0, "8": 100.0, "16": 90.0}
+    tried: list[tuple[str, str, bool]] = []
+
+    def attempt(job, settings, expected, alone, most=99):
+        if len(tried) == most:
+            raise Stopped
+        tried.append((settings["BATCH"], settings["WAIT"], alone))
+        return {"settings": dict(settings), "requests_s": rates[settings["BATCH"]] + (settings["WAIT"] == "2"), "alone_s": 5.0}
+
+    with pytest.raises(Stopped):
+        sweep(job, Kept(tmp_path / "kept", job.conditions()), attempt=partial(attempt, most=3))
+    steps: list[int] = []
+    trials = sweep(job, Kept(tmp_path / "kept", job.conditions()), step=lambda: steps.append(1), attempt=attempt)
+    assert tried == [("1", "0", False), ("8", "0", False), ("16", "0", False), ("8", "2", False),
+                     ("8", "2", True), ("8", "0", True), ("8", "2", True), ("8", "0", True)]
+    assert len(steps) == len(trials) == job.length() == 8
+    assert best_of(trials) == {"BATCH": "8", "WAIT": "2"}
+    assert sweep(job, Kept(tmp_path / "kept", job.conditions()), attempt=attempt) == trials
+    assert len(tried) == 8
+
+
+def test_what_was_measured_under_other_conditions_or_half_written_is_not_taken_up(job, tmp_path):
+    kept = Kept(tmp_path / "kept", job.conditions())
+    kept.add(trial("1", 5.0, 1.0))
+    kept.add(trial("8", 6.0, 1.0))
+    text = (tmp_path / "kept").read_text()
+    (tmp_path / "kept").write_text(text[:-9])
+    assert [each["requests_s"] for each in Kept(tmp_path / "kept", job.conditions()).trials] == [5.0]
+    assert Kept(tmp_path / "kept", replace(job, seconds=2).conditions()).trials == []
+
+
+def test_a_trial_starts_our_server_with_what_is_fixed_in_its_code(models_dir, pictures):
+    peer = ours_to_tune()
+    bundle = read_bundle(models_dir / "colours/1")
+    job = Sweep(peer=peer, bundle=bundle, pictures=pictures, seconds=0.3, finals=1)
+    found = attempted(job, peer.default, expected_of(bundle, pictures[:2]), True)
+    assert found["requests_s"] > 0
+    assert found["alone_s"] > 0
+    assert found["errors"] == 0
+    refused = attempted(job, {**peer.default, "OURS_BATCH": "many"}, [], False)
+    assert refused["requests_s"] == 0.0
+    assert "ValueError" in refused["problem"]
 
 
 def test_the_median_of_the_finals_decides_and_not_a_lucky_trial():
