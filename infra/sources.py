@@ -47,6 +47,16 @@ def hash_of(files: list[Path], values: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([listed, sorted(values.items())]).encode()).hexdigest()[:16]
 
 
+def pem_of_project(option: str, file: Path | None) -> str:
+    """Its path in the folder that a build sees; nothing for none. Raises BadSettings, which names the option."""
+    if file is None:
+        return ""
+    path = file.resolve()
+    if not (path.is_file() and path.parent in (ROOT, ROOT / "docker") and path.suffix == ".pem"):
+        raise BadSettings(f"{option}: expected a .pem file in the project's folder, got {file}. Copy it there.")
+    return path.relative_to(ROOT).as_posix()
+
+
 def bundle_of_project(model: str, *, every_file: bool = False) -> tuple[str, Bundle]:
     """NAME/VERSION of a bundle that lies in the project's models folder and is whole, and the bundle."""
     bundle = read_bundle(find_bundle(model, ROOT / "models"), every_file=every_file)
