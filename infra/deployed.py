@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mimetypes
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -37,7 +38,12 @@ class Deployed:
 
     @property
     def region(self) -> str:
-        return str(self._session.region_name or "us-east-1")
+        return self.chosen_region or "us-east-1"
+
+    @property
+    def chosen_region(self) -> str | None:
+        """As CDK's command line chooses it; botocore itself does not know AWS_REGION."""
+        return os.environ.get("AWS_REGION") or self._session.region_name
 
     def account(self) -> str:
         """Raises BadSettings where there are no credentials, or wrong ones."""

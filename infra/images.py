@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from aws_cdk import Stack
 
-from infra.sources import AWS_BASE, DATABASE_CA, ROOT, arguments_of, recipe_of, source_hash
+from infra.sources import AWS_BASE, DATABASE_CA, PLATFORMS, ROOT, arguments_of, recipe_of, source_hash
 from infra.stages import Stage
-
-PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from shutterless.errors import BadSettings
 
 ROOT = Path(__file__).parent.parent
 AWS_BASE = "public.ecr.aws/lambda/python:3.13"
+PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}  # Lambda's words for processors -> Docker's
 DATABASE_CA = "docker/rds-ca.pem"  # that vouch for RDS and RDS Proxy; their note says where they are from
 
 

@@ -54,7 +54,7 @@ def old_versions_are_deleted_since_each_keeps_a_paid_snapshot(templates, stage):
     assert {each.get("UpdateReplacePolicy", "Delete") for each in found} == {"Delete"}
 
 
-@promise("snapped", set_on("Service/Infer/Function/SqsEventSource:DataClassifyQueueC51D326B", "FunctionName", "infer"))
+@promise("snapped", set_on("Service/Infer/Live/SqsEventSource:DataClassifyQueueC51D326B", "FunctionName", "infer"))
 def whoever_calls_a_function_reaches_a_version_through_its_alias(templates, stage):
     service, api = templates["Service"], templates["Api"]
     found = aliases(templates)
@@ -67,16 +67,14 @@ def whoever_calls_a_function_reaches_a_version_through_its_alias(templates, stag
     assert len(integrations) > 10
     assert all(uri.endswith(":live/invocations") for uri in integrations)
     assert all(as_text(each["FunctionName"]).endswith(":live") for each in of_type(api, "Lambda::Permission").values())
-    # An alias is referred to by its ARN, which ends with its name.
-    assert only(service, "Lambda::EventSourceMapping")["FunctionName"] == {"Ref": next(
-        name for name, each in service["Resources"].items() if each["Type"] == "AWS::Lambda::Alias" and name.startswith("Infer"))}
+    assert as_text(only(service, "Lambda::EventSourceMapping")["FunctionName"]) == "<part>:live"
 
 
 @promise("snapped", set_on("Service/QueryCanary", "AlarmConfiguration.Enabled", False))
 def a_new_version_gets_a_share_first_and_none_any_more_when_it_fails(templates, stage):
     service = templates["Service"]
     (config,) = [json.dumps(each) for each in of_type(service, "CodeDeploy::DeploymentConfig").values()]
-    assert f'"CanaryInterval": 5, "CanaryPercentage": {stage.canary}' in config.replace('"CanaryPercentage"', '"CanaryPercentage"')
+    assert f'"CanaryInterval": 5, "CanaryPercentage": {stage.canary}' in config
     groups = of_type(service, "CodeDeploy::DeploymentGroup")
     assert len(groups) == len(CALLED)
     for each in groups.values():
@@ -151,7 +149,7 @@ def copies_are_reserved(templates, stage):
 def functions_ask_the_proxy_and_who_changes_the_schema_the_database(templates, stage):
     for name in ("upload", "query", "infer", "migrate"):
         host = json.dumps(function(templates, name)["Environment"]["Variables"]["DATABASE_URL"])
-        assert ('{"Fn::GetAtt": ["ProxyC' in host or "ProxyProxy" in host) == (name != "migrate")
+        assert ("Proxy" in host) == (name != "migrate")
         assert ("DatabaseInstance" in host) == (name == "migrate")
 
 
