@@ -1,4 +1,4 @@
-"""shutterless doctor: what is missing on this machine and in the account, each with what mends it. The account is a server here."""
+"""shutterless doctor: what is missing on this machine and in the account, each with what mends it. The account is a server."""
 
 import json
 import stat
