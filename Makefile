@@ -65,11 +65,13 @@ invoke: $(MADE)/project ## predict in its container, asked once; needs no creden
 base: $(MADE)/project ## a base image for `make images` where no container registry can be reached: Debian, as root
 	@exec $(BIN)/shutterless images base
 
-synth: $(MADE)/cdk ## the CloudFormation templates; needs no credentials and no Docker   [STAGE=dev MODEL=name]
-	@exec $(BIN)/shutterless synth '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+synth: $(MADE)/cdk ## the CloudFormation templates; needs no credentials and no Docker   [STAGE=dev MODEL=name SIGNING_KEY=file.pem]
+	@exec $(BIN)/shutterless synth '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') \
+		$(if $(SIGNING_KEY),--signing-key '$(SIGNING_KEY)') $(ARGS)
 
-deploy: $(MADE)/cdk ## into your AWS account, and tried there   [STAGE=dev MODEL=name ARGS=--without-page]
-	@exec $(BIN)/shutterless deploy '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+deploy: $(MADE)/cdk ## into your AWS account, and tried there   [STAGE=dev MODEL=name SIGNING_KEY=file.pem ARGS=--without-page]
+	@exec $(BIN)/shutterless deploy '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') \
+		$(if $(SIGNING_KEY),--signing-key '$(SIGNING_KEY)') $(ARGS)
 
 destroy: $(MADE)/cdk ## take it away again   [STAGE=dev CONFIRM=prod]
 	@exec $(BIN)/shutterless destroy '$(or $(STAGE),dev)' $(if $(CONFIRM),--confirm '$(CONFIRM)') $(ARGS)

@@ -13,7 +13,7 @@ app = cdk.App()
 try:
     stacks = build(app, app.node.try_get_context("stage"), account=os.environ.get("CDK_DEFAULT_ACCOUNT"),
                    region=os.environ.get("CDK_DEFAULT_REGION"), model=app.node.try_get_context("model"),
-                   base_image=os.environ.get("BASE_IMAGE"))
+                   base_image=os.environ.get("BASE_IMAGE"), signing_key=app.node.try_get_context("signing_key"))
 except ShutterlessError as error:
     sys.exit(f"shutterless: {error}")
 hold_to_rules(app, stacks)

@@ -23,7 +23,17 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from infra.sources import AWS_BASE, ROOT, arguments_of, bundle_of_project, files_of, hash_of, recipe_of, source_hash
+from infra.sources import (
+    AWS_BASE,
+    ROOT,
+    arguments_of,
+    bundle_of_project,
+    files_of,
+    hash_of,
+    pem_of_project,
+    recipe_of,
+    source_hash,
+)
 from shutterless.errors import BadSettings
 
 PYTHON_BASE = "python:3.13-slim"
@@ -65,8 +75,8 @@ def build_all(names: Sequence[str] = IMAGES, *, base_image: str | None = None, m
     bundle that is not signed with `signing_key`."""
     if not names:
         return {}
-    values = {"MODEL": bundle_in_models(model, signing_key), "DB_CA": _pem("--db-ca", db_ca),
-              "SIGNING_KEY": _pem("--signing-key", signing_key), "PLATFORM": platform or docker_platform()}
+    values = {"MODEL": bundle_in_models(model, signing_key), "DB_CA": pem_of_project("--db-ca", db_ca),
+              "SIGNING_KEY": pem_of_project("--signing-key", signing_key), "PLATFORM": platform or docker_platform()}
     bases = {usual: fetch_base(base_image, usual) for usual in {_usual_base(name) for name in names}}
     return {name: build(name, values | {"BASE_IMAGE": bases[_usual_base(name)]}) for name in names}
 
@@ -131,16 +141,6 @@ def bundle_in_models(model: str | None, signing_key: Path | None = None) -> str:
 
         check_signature(bundle, key)
     return name
-
-
-def _pem(option: str, file: Path | None) -> str:
-    """Its path in the folder that the build sees."""
-    if file is None:
-        return ""
-    path = file.resolve()
-    if not (path.is_file() and path.parent in (ROOT, ROOT / "docker") and path.suffix == ".pem"):
-        raise BadSettings(f"{option}: expected a .pem file in the project's folder, got {file}. Copy it there.")
-    return path.relative_to(ROOT).as_posix()
 
 
 def docker_platform() -> str:

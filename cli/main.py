@@ -18,6 +18,7 @@ from cli import (
     cost,
     deploy,
     destroy,
+    doctor,
     event,
     export,
     graph,
@@ -47,7 +48,7 @@ GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Ask a model", (predict, models, check, bench)),
     ("Serve it", (serve, send)),
     ("In containers, as on AWS", (images, event, invoke)),
-    ("On AWS", (cost, synth, deploy, logs, redrive, psql, destroy)),
+    ("On AWS", (cost, doctor, synth, deploy, logs, redrive, psql, destroy)),
     ("Make one", (train, export, optimise, sign, check_signature, publish)),
     ("Steps of export, one at a time", (graph, parity, quantize, report)),
 )

@@ -85,12 +85,11 @@ class ApiStack(cdk.Stack):
         super().__init__(scope, construct_id, **settings)
         origins = (site.origin, *stage.origins)
         self.api = self._rest_api(stage)
-        functions: dict[str, lambda_.IFunction] = {
-            name: getattr(service, name) for name in dict.fromkeys(name for name, _ in ROUTES.values())}
+        called = {name: service.workers[name].called_arn for name, _ in ROUTES.values()}
         for path, (name, methods) in ROUTES.items():
-            self._route(path, methods, functions[name], origins=origins, iam_auth=stage.iam_auth)
-        for name, function in functions.items():
-            self._allow(name, function)
+            self._route(path, methods, called[name], origins=origins, iam_auth=stage.iam_auth)
+        for name, arn in called.items():
+            self._allow(name, arn)
         self._refuse(origins, iam_auth=stage.iam_auth)
         self.usage_plan, self.key = self._keys(stage)
         if stage.waf:
@@ -103,7 +102,8 @@ class ApiStack(cdk.Stack):
 
     def _rest_api(self, stage: Stage) -> apigateway.RestApi:
         limits = stage.throttle
-        lines = logs.LogGroup(self, "Access", retention=RETENTION[stage.log_days], removal_policy=cdk.RemovalPolicy.DESTROY)
+        kept: dict[str, Any] = {"retention": RETENTION[stage.log_days], "removal_policy": cdk.RemovalPolicy.DESTROY}
+        lines = logs.LogGroup(self, "Access", **kept)
         api = apigateway.RestApi(
             self, "Api", rest_api_name=f"shutterless-{stage.name}", description=f"Shutterless {stage.name}",
             binary_media_types=list(BINARY),
@@ -114,24 +114,30 @@ class ApiStack(cdk.Stack):
                 access_log_destination=apigateway.LogGroupLogDestination(lines), access_log_format=access_log_format()))
         bare = cast(apigateway.CfnRestApi, api.node.default_child)
         bare.security_policy, bare.endpoint_access_mode = TLS, "BASIC"
+        # API Gateway writes its errors under this name, and would make the group itself, without an end and for good.
+        name = f"API-Gateway-Execution-Logs_{api.rest_api_id}/{stage.name}"
+        api.deployment_stage.node.add_dependency(logs.LogGroup(self, "Errors", log_group_name=name, **kept))
         return api
 
-    def _route(self, path: str, methods: Sequence[str], function: lambda_.IFunction, *, origins: Sequence[str],
-               iam_auth: bool) -> None:
+    def _route(self, path: str, methods: Sequence[str], function_arn: str, *, origins: Sequence[str], iam_auth: bool) -> None:
         resource = self.api.root.resource_for_path(path)
         is_open = path in OPEN
         integration = apigateway.Integration(
-            type=apigateway.IntegrationType.AWS_PROXY, integration_http_method="POST", uri=invocation(function),
+            type=apigateway.IntegrationType.AWS_PROXY, integration_http_method="POST", uri=self._invocation(function_arn),
             options=apigateway.IntegrationOptions(timeout=TIMEOUT))
         signed = apigateway.AuthorizationType.IAM if iam_auth and not is_open else apigateway.AuthorizationType.NONE
         for method in (*methods, *(() if is_open else ("ANY",))):
             resource.add_method(method, integration, api_key_required=not is_open, authorization_type=signed)
         add_preflight(resource, methods, origins, asked=f"{ASKED}, {SIGNED}" if iam_auth else ASKED)
 
-    def _allow(self, name: str, function: lambda_.IFunction) -> None:
+    def _invocation(self, function_arn: str) -> str:
+        """The address under which API Gateway invokes a function, or its alias."""
+        return f"arn:{self.partition}:apigateway:{self.region}:lambda:path/2015-03-31/functions/{function_arn}/invocations"
+
+    def _allow(self, name: str, function_arn: str) -> None:
         """This API, in this stage, and nobody else."""
         lambda_.CfnPermission(
-            self, f"{name.title()}Permission", action="lambda:InvokeFunction", function_name=function.function_arn,
+            self, f"{name.title()}Permission", action="lambda:InvokeFunction", function_name=function_arn,
             principal="apigateway.amazonaws.com", source_account=self.account,
             source_arn=self.api.arn_for_execute_api(stage=self.api.deployment_stage.stage_name))
 
@@ -159,12 +165,6 @@ class ApiStack(cdk.Stack):
         key = self.api.add_api_key("Key", description=f"Shutterless {stage.name}: the first client")
         plan.add_api_key(key)
         return plan, key
-
-
-def invocation(function: lambda_.IFunction) -> str:
-    """The address under which API Gateway invokes a function, or its alias."""
-    stack = cdk.Stack.of(function)
-    return f"arn:{stack.partition}:apigateway:{stack.region}:lambda:path/2015-03-31/functions/{function.function_arn}/invocations"
 
 
 def add_preflight(resource: apigateway.Resource, methods: Sequence[str], origins: Sequence[str], *, asked: str) -> None:

@@ -33,12 +33,21 @@ class DataStack(Stack):
         self.network.open_buckets(self.uploads.bucket_arn, self.models.bucket_arn)
         self.vpc = self.network.vpc
         self.database = Postgres(self, "Database", stage=stage, network=self.network)
+        self._export()
         CfnOutput(self, "UploadsBucket", value=self.uploads.bucket_name)
         CfnOutput(self, "ModelsBucket", value=self.models.bucket_name)
         CfnOutput(self, "DatabaseIdentifier", value=self.database.identifier)
+        CfnOutput(self, "DatabaseKind", value=stage.database.kind)
         for each in self.queues:
             CfnOutput(self, f"{each.task.title()}QueueUrl", value=each.queue.queue_url)
             CfnOutput(self, f"{each.task.title()}DeadLettersUrl", value=each.dead_letters.queue_url)
+
+    def _export(self) -> None:
+        """Whether or not a switch makes another stack import it: if that depended on switches, none could be turned off again,
+        since CloudFormation lets no stack take away what another still imports."""
+        for_the_proxy = (self.vpc.vpc_id, self.network.databases.security_group_id, self.database.login_id)
+        for value in (self.uploads.bucket_arn, self.models.bucket_arn, *(for_the_proxy if self._stage.iam_database else ())):
+            self.export_value(value)
 
     @property
     def availability_zones(self) -> list[str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import mimetypes
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.request import Request
 from uuid import uuid4
 
 import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, WaiterError
 
@@ -19,6 +23,7 @@ from shutterless.errors import BadSettings
 
 ORDER = ("watch", "api", "service", "data", "site", "registry")  # the last stands on none of the others
 SHARED = "shutterless-account"  # for as long as any stage is there
+SNAPSHOTS = (("db", "DB", "DBInstanceIdentifier"), ("db-cluster", "DBCluster", "DBClusterIdentifier"))  # as the API names them
 WAIT = {"Delay": 5, "MaxAttempts": 720}  # network interfaces of functions take AWS up to 40 minutes
 FUNCTION_S = 120  # the longest that an answer is waited for
 FOR_A_YEAR, NEVER = "public, max-age=31536000, immutable", "no-cache"
@@ -33,16 +38,25 @@ class Deployed:
 
     @property
     def region(self) -> str:
-        return str(self._session.region_name or "us-east-1")
+        return self.chosen_region or "us-east-1"
+
+    @property
+    def chosen_region(self) -> str | None:
+        """As CDK's command line chooses it; botocore itself does not know AWS_REGION."""
+        return os.environ.get("AWS_REGION") or self._session.region_name
 
     def account(self) -> str:
         """Raises BadSettings where there are no credentials, or wrong ones."""
         with explained():
             return str(self.client("sts").get_caller_identity()["Account"])
 
+    def told(self) -> dict[str, str]:
+        """The outputs of all stacks; {} where there are none."""
+        return {each["OutputKey"]: each["OutputValue"] for stack in self._stacks() for each in stack.get("Outputs", [])}
+
     def outputs(self) -> dict[str, str]:
         """Of all stacks. Raises BadSettings where there are none."""
-        told = {each["OutputKey"]: each["OutputValue"] for stack in self._stacks() for each in stack.get("Outputs", [])}
+        told = self.told()
         if not told:
             raise BadSettings(f"There is no stage {self.name} in {self.region}. Deploy it: make deploy STAGE={self.name}.")
         return told
@@ -63,6 +77,21 @@ class Deployed:
         with explained():
             return str(self.client("apigateway").get_api_key(apiKey=key_id, includeValue=True)["value"])
 
+    def sign(self, request: Request) -> None:
+        """Sign a request to an API that asks for it, in the caller's own name (AWS Signature Version 4)."""
+        with explained():
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            signed = AWSRequest(request.get_method(), request.full_url, dict(request.header_items()), request.data)
+            SigV4Auth(credentials.get_frozen_credentials(), "execute-api", self.region).add_auth(signed)
+        for name, value in signed.headers.items():
+            request.add_header(name, value)
+
+    def has_page(self, bucket: str) -> bool:
+        with explained():
+            return bool(self.client("s3").list_objects_v2(Bucket=bucket, Prefix="index.html", MaxKeys=1)["KeyCount"])
+
     def publish_page(self, folder: Path, bucket: str, distribution_id: str, *, api_url: str) -> None:
         """The files with hashes in their names first, index.html last, so that a page never asks for what is not there yet."""
         files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == "index.html")
@@ -80,16 +109,15 @@ class Deployed:
 
     def destroy(self, *, keeps_data: bool, say: Say) -> list[str]:
         """Delete every stack of the stage, and what all stages share when this was the last. Returns what stays, a line each."""
-        stacks = {str(stack["StackName"]): stack for stack in self._stacks()}
-        left = self._kept(stacks) if keeps_data else []
+        there = self._names()
         with explained():
             for name in [f"shutterless-{self.name}-{part}" for part in ORDER]:
-                if name in stacks:
+                if name in there:
                     self._delete(name, keeps_data=keeps_data, say=say)
             others = self._names()
             if SHARED in others and not any(other.startswith("shutterless-") and other != SHARED for other in others):
                 self._delete(SHARED, keeps_data=False, say=say)
-        return left
+            return self._kept() if keeps_data else []
 
     def _delete(self, stack: str, *, keeps_data: bool, say: Say) -> None:
         say(f"Deleting {stack}")
@@ -126,11 +154,18 @@ class Deployed:
         elif "DBClusterIdentifier" not in rds.describe_db_instances(DBInstanceIdentifier=database)["DBInstances"][0]:
             rds.modify_db_instance(DBInstanceIdentifier=database, DeletionProtection=False, ApplyImmediately=True)
 
-    def _kept(self, stacks: dict[str, Any]) -> list[str]:
-        outputs = {each["OutputKey"]: each["OutputValue"] for stack in stacks.values() for each in stack.get("Outputs", [])}
-        return [f"pictures: s3://{outputs[name]}" for name in ("UploadsBucket",) if name in outputs] + [
-            f"results: a last snapshot of the database {outputs[name]} (aws rds describe-db-snapshots --snapshot-type manual)"
-            for name in ("DatabaseIdentifier",) if name in outputs]
+    def _kept(self) -> list[str]:
+        """What the account holds under the names that CloudFormation gave. A destroy that broke off has deleted the stacks that
+        could tell."""
+        begins, rds = f"shutterless-{self.name}-data-", self.client("rds")
+        buckets = [each["Name"] for each in self.client("s3").list_buckets()["Buckets"]]
+        snapshots = [(kind, each[f"{known}SnapshotIdentifier"])
+                     for kind, known, of in SNAPSHOTS
+                     for page in rds.get_paginator(f"describe_{kind.replace('-', '_')}_snapshots").paginate(SnapshotType="manual")
+                     for each in page[f"{known}Snapshots"] if each[of].startswith(begins)]
+        return [*(f"pictures: s3://{name}" for name in buckets if name.startswith(f"{begins}uploads")),
+                *(f"results: the snapshot {name} (aws rds describe-{kind}-snapshots --region {self.region} "
+                  f"--{kind}-snapshot-identifier {name})" for kind, name in snapshots)]
 
     def _resources(self, stack: str) -> list[Any]:
         pages = self.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack)

@@ -13,16 +13,22 @@ from constructs import Construct
 
 from infra.images import Image
 from infra.network import Network
-from infra.stages import Stage
+from infra.stages import LOG_DAYS, Stage
 
 ARCHITECTURES = {"x86_64": lambda_.Architecture.X86_64, "arm64": lambda_.Architecture.ARM_64}
-RETENTION = {1: logs.RetentionDays.ONE_DAY, 7: logs.RetentionDays.ONE_WEEK, 14: logs.RetentionDays.TWO_WEEKS,
-             30: logs.RetentionDays.ONE_MONTH, 90: logs.RetentionDays.THREE_MONTHS, 365: logs.RetentionDays.ONE_YEAR}
+_DAYS = logs.RetentionDays
+RETENTION = dict(zip(LOG_DAYS, (
+    _DAYS.ONE_DAY, _DAYS.THREE_DAYS, _DAYS.FIVE_DAYS, _DAYS.ONE_WEEK, _DAYS.TWO_WEEKS, _DAYS.ONE_MONTH, _DAYS.TWO_MONTHS,
+    _DAYS.THREE_MONTHS, _DAYS.FOUR_MONTHS, _DAYS.FIVE_MONTHS, _DAYS.SIX_MONTHS, _DAYS.ONE_YEAR), strict=True))
 ALIAS = "live"
 
 
 class Worker(Construct):
-    """function, role, log_group; target: what callers call, an alias where the stage has them."""
+    """function, role, log_group; target: what callers call, an alias where the stage has them.
+
+    called_arn: the target's, for other stacks. It is made of the function's in any case, so that they import the same whether
+    there are aliases or not: CloudFormation lets no stack take away what another still imports.
+    """
 
     def __init__(self, scope: Construct, construct_id: str, *, name: str, stage: Stage, image: Image,
                  environment: Mapping[str, str], network: Network | None = None) -> None:
@@ -46,9 +52,11 @@ class Worker(Construct):
             snap_start=lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS if stage.snapstart and name != "migrate" else None,
             current_version_options=lambda_.VersionOptions(removal_policy=RemovalPolicy.DESTROY))
         self.target: lambda_.IFunction = self.function
+        self.called_arn = self.function.function_arn
         if stage.has_alias and name != "migrate":
             self.target = lambda_.Alias(self, "Live", alias_name=ALIAS, version=self.function.current_version,
                                         provisioned_concurrent_executions=size.provisioned or None)
+            self.called_arn += f":{ALIAS}"
 
     def allow(self, actions: list[str], *resources: str) -> None:
         self.role.add_to_policy(iam.PolicyStatement(actions=actions, resources=list(resources)))

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from aws_cdk import Stack
 
-from infra.sources import AWS_BASE, DATABASE_CA, ROOT, arguments_of, recipe_of, source_hash
+from infra.sources import AWS_BASE, DATABASE_CA, PLATFORMS, ROOT, arguments_of, recipe_of, source_hash
 from infra.stages import Stage
-
-PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What goes into both images. bundle: NAME/VERSION in models/. base_image: what they stand on."""
+    """What goes into both images. bundle: NAME/VERSION in models/. base_image: what they stand on. signing_key: a file of the
+    project, with the public key that every bundle must be signed with; "" takes unsigned ones too."""
 
     bundle: str
     base_image: str = AWS_BASE
+    signing_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def publish_image(stack: Stack, name: str, *, stage: Stage, sources: Sources, ou
     recipe = recipe_of(name)
     values = arguments_of(recipe, {
         "BASE_IMAGE": sources.base_image, "PLATFORM": PLATFORMS[stage.architecture], "MODEL": sources.bundle,
-        "DB_CA": DATABASE_CA if stage.iam_database else ""})
+        "DB_CA": DATABASE_CA if stage.iam_database else "", "SIGNING_KEY": sources.signing_key})
     tag = source_hash(recipe, values)
     placed = stack.synthesizer.add_docker_image_asset(
         source_hash=tag, asset_name=name, directory_name=os.path.relpath(ROOT, outdir),

@@ -13,7 +13,7 @@ from infra.alarms import Alarms
 from infra.dashboard import Rows
 from infra.prices import USUAL, prices_of
 from infra.signals import BUSY, Signals
-from infra.stages import BadStage, Stage
+from infra.stages import Stage
 
 if TYPE_CHECKING:
     from infra.api import ApiStack
@@ -42,16 +42,14 @@ class WatchStack(cdk.Stack):
         rows = Rows(signals, service.workers, data.queues, data.database, prices_of(USUAL))
         self.dashboard = cloudwatch.Dashboard(self, "Dashboard", dashboard_name=f"shutterless-{stage.name}",
                                               default_interval=cdk.Duration.hours(12), widgets=rows.all(self.alarms.all))
-        if stage.budget_usd:
+        if stage.budget_usd and stage.alarm_email:
             self._budget(stage.budget_usd, stage.alarm_email)
         cdk.CfnOutput(self, "DashboardUrl", value=f"https://{self.region}.console.aws.amazon.com/cloudwatch/home?region={self.region}"
                                                   f"#dashboards/dashboard/shutterless-{stage.name}")
         cdk.CfnOutput(self, "AlarmTopic", value=self.alarms.topic.topic_arn)
 
-    def _budget(self, usd: int, email: str | None) -> None:
+    def _budget(self, usd: int, email: str) -> None:
         """Of the whole account, whichever stage asks for it."""
-        if email is None:
-            raise BadStage("A budget helps nobody if it tells nobody: expected alarm_email beside budget_usd, got none. Set it.")
         hears = budgets.CfnBudget.SubscriberProperty(address=email, subscription_type="EMAIL")
         budgets.CfnBudget(
             self, "Budget",

@@ -7,7 +7,8 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-POSTGRES, HTTPS = ec2.Port.tcp(5432), ec2.Port.tcp(443)
+POSTGRES_PORT = 5432
+POSTGRES, HTTPS = ec2.Port.tcp(POSTGRES_PORT), ec2.Port.tcp(443)
 
 
 class Network(Construct):
@@ -25,12 +26,8 @@ class Network(Construct):
         self.functions = self._group("Functions", "Functions that call PostgreSQL and S3")
         self.databases = self._group("Databases", "PostgreSQL, for the functions alone")
         self.functions.add_egress_rule(ec2.Peer.any_ipv4(), HTTPS, "S3: the only route out of the subnets")
-        self.allow(self.functions, self.databases)
-
-    def allow(self, caller: ec2.SecurityGroup, database: ec2.SecurityGroup) -> None:
-        """PostgreSQL from the one to the other."""
-        caller.add_egress_rule(database, POSTGRES, "PostgreSQL")
-        database.add_ingress_rule(caller, POSTGRES, "PostgreSQL")
+        self.functions.add_egress_rule(self.databases, POSTGRES, "PostgreSQL")
+        self.databases.add_ingress_rule(self.functions, POSTGRES, "PostgreSQL")
 
     def open_buckets(self, *arns: str) -> None:
         """What the gateway to S3 lets through: these buckets, and the answers of custom resources to CloudFormation.

@@ -13,10 +13,11 @@ from aws_cdk import aws_lambda_event_sources as event_sources
 from constructs import Construct
 
 from infra.data import DataStack
-from infra.database import OWNER, READER
+from infra.database import DIRECT, OWNER, READER
 from infra.functions import Worker
 from infra.images import Sources, publish_image
 from infra.models import publish_bundle
+from infra.proxy import Proxy
 from infra.sources import bundle_of_project
 from infra.stages import IN_VPC, Stage
 from shutterless.migrations import migrations_hash
@@ -28,7 +29,7 @@ CA_IN_IMAGE = "/var/task/database-ca.pem"  # where the Dockerfiles put DB_CA
 
 
 class ServiceStack(Stack):
-    """upload, query, predict, infer, migrate: what is called, an alias where there are any. functions: those behind, by name."""
+    """workers: the functions, by name."""
 
     def __init__(self, scope: Construct, construct_id: str, *, stage: Stage, data: DataStack, sources: Sources, outdir: str,
                  **settings: Any) -> None:
@@ -38,10 +39,9 @@ class ServiceStack(Stack):
                         for name in ("api", "inference")}
         _, bundle = bundle_of_project(sources.bundle, every_file=True)
         self.model_uri = publish_bundle(self, bundle, bucket=data.models_name, outdir=outdir)
+        self._proxy = (Proxy(self, "Proxy", stage=stage, database=data.database, network=data.network) if stage.database.proxy
+                       else None)
         self.workers = {name: self._worker(name) for name in ("migrate", "upload", "query", "infer", "predict")}
-        self.functions = {name: worker.function for name, worker in self.workers.items()}
-        self.upload, self.query, self.predict, self.infer, self.migrate = (
-            self.workers[name].target for name in ("upload", "query", "predict", "infer", "migrate"))
         self._grant()
         self._listen()
         self._migrate_first()
@@ -59,7 +59,7 @@ class ServiceStack(Stack):
     def _environment(self, name: str) -> dict[str, str]:
         stage, environment = self._stage, dict[str, str]()
         if name in USER_OF:
-            environment["DATABASE_URL"] = self._data.database.url(USER_OF[name])
+            environment["DATABASE_URL"] = self._data.database.url(USER_OF[name], self._door(USER_OF[name]))
             if stage.iam_database:
                 environment |= {"SHUTTERLESS_DATABASE_AUTH": "iam", "SHUTTERLESS_DATABASE_CA": CA_IN_IMAGE}
         if name in ("upload", "query"):
@@ -74,6 +74,10 @@ class ServiceStack(Stack):
             environment["SHUTTERLESS_ROLE_PASSWORD"] = stage.database.password
         return environment
 
+    def _door(self, user: str) -> Proxy | None:
+        """Who changes the schema, or asks for an operator, does not go through a pool of connections."""
+        return None if user in DIRECT else self._proxy
+
     def _grant(self) -> None:
         """Each function, what its statements and calls need."""
         uploads, workers = self._data.uploads.bucket_arn, self.workers
@@ -87,13 +91,13 @@ class ServiceStack(Stack):
             for name in ("infer", "predict"):
                 workers[name].allow(["s3:GetObject"], f"{self._data.models.bucket_arn}/models/*")
         for name, user in USER_OF.items():
-            self._data.database.grant_connect(workers[name].role, user)
+            self._data.database.grant_connect(workers[name].role, user, self._door(user))
         self._data.database.grant_connect(workers["migrate"].role, READER)
 
     def _listen(self) -> None:
         """infer works on each task's queue; a message that failed comes back alone."""
         for each in self._data.queues:
-            self.infer.add_event_source(event_sources.SqsEventSource(
+            self.workers["infer"].target.add_event_source(event_sources.SqsEventSource(
                 each.queue, batch_size=self._stage.batch, max_concurrency=self._stage.queue_concurrency,
                 max_batching_window=Duration.seconds(self._stage.batch_window_s) if self._stage.batch_window_s else None,
                 report_batch_item_failures=True))

@@ -17,29 +17,34 @@ from shutterless.errors import Unavailable
 CALL_S, ANSWER_S = 40.0, 120.0
 PAUSE_S = 2.0
 Say = Callable[[str], object]
+Sign = Callable[[Request], None]
+Ask = Callable[..., tuple[int, dict[str, Any]]]
 
 
-def try_it(url: str, key: str, *, say: Say) -> None:
+def try_it(url: str, key: str, *, say: Say, sign: Sign | None = None) -> None:
     """Health without a key, a refusal without a key, a prediction, and an upload with its result, which is deleted again.
 
-    Raises Unavailable, which says what was expected and what came.
+    sign: signs each request, where the API asks for that beside the key. Raises Unavailable, which says what was expected and
+    what came.
     """
-    url = url.rstrip("/")
+    def ask(method: str, path: str, picture: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        return _ask(method, f"{url.rstrip('/')}{path}", key, picture, sign)
+
     picture = _picture()
-    _expect(200, lambda: _ask("GET", f"{url}/health"), "GET /health", say)
-    _expect(403, lambda: _ask("GET", f"{url}/results"), "GET /results without a key", say)
-    named = _expect(200, lambda: _ask("POST", f"{url}/predict", key, picture), "POST /predict", say)
+    _expect(200, lambda: _ask("GET", f"{url.rstrip('/')}/health"), "GET /health", say)
+    _expect(403, lambda: _ask("GET", f"{url.rstrip('/')}/results"), "GET /results without a key", say)
+    named = _expect(200, lambda: ask("POST", "/predict", picture), "POST /predict", say)
     say(f"  it says {named.get('label')}")
-    receipt = _expect(202, lambda: _ask("POST", f"{url}/upload-image", key, picture), "POST /upload-image", say)
+    receipt = _expect(202, lambda: ask("POST", "/upload-image", picture), "POST /upload-image", say)
     request_id = receipt["request_id"]
-    _settled(url, key, request_id, say)
-    _expect(204, lambda: _ask("DELETE", f"{url}/results/{request_id}", key), "DELETE /results/{request_id}", say)
+    _settled(ask, request_id, say)
+    _expect(204, lambda: ask("DELETE", f"/results/{request_id}"), "DELETE /results/{request_id}", say)
 
 
-def _settled(url: str, key: str, request_id: str, say: Say) -> None:
+def _settled(ask: Ask, request_id: str, say: Say) -> None:
     deadline, status = time.monotonic() + ANSWER_S, "pending"
     while time.monotonic() < deadline:
-        _, body = _ask("GET", f"{url}/results?request_id={request_id}", key)
+        _, body = ask("GET", f"/results?request_id={request_id}")
         status = (body.get("results") or [{}])[0].get("status", "unknown")
         if status == "done":
             say("ok  its result")
@@ -63,13 +68,17 @@ def _expect(status: int, ask: Callable[[], tuple[int, dict[str, Any]]], what: st
         time.sleep(PAUSE_S)
 
 
-def _ask(method: str, url: str, key: str | None = None, picture: bytes | None = None) -> tuple[int, dict[str, Any]]:
+def _ask(method: str, url: str, key: str | None = None, picture: bytes | None = None,
+         sign: Sign | None = None) -> tuple[int, dict[str, Any]]:
     """Status (0: nobody answers) and JSON."""
     headers = {"X-Api-Key": key} if key else {}
     if picture:
         headers["Content-Type"] = "image/png"
+    request = Request(url, picture, headers, method=method)  # noqa: S310  of our own stack
+    if sign:
+        sign(request)
     try:
-        with urlopen(Request(url, picture, headers, method=method), timeout=CALL_S) as answer:  # noqa: S310  of our own stack
+        with urlopen(request, timeout=CALL_S) as answer:  # noqa: S310  of our own stack
             return answer.status, _json(answer.read())
     except HTTPError as error:
         return error.code, _json(error.read())

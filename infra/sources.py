@@ -14,6 +14,7 @@ from shutterless.errors import BadSettings
 
 ROOT = Path(__file__).parent.parent
 AWS_BASE = "public.ecr.aws/lambda/python:3.13"
+PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}  # Lambda's words for processors -> Docker's
 DATABASE_CA = "docker/rds-ca.pem"  # that vouch for RDS and RDS Proxy; their note says where they are from
 
 
@@ -45,6 +46,16 @@ def hash_of(files: list[Path], values: Mapping[str, str]) -> str:
     """16 hex digits."""
     listed = [(file.relative_to(ROOT).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
     return hashlib.sha256(json.dumps([listed, sorted(values.items())]).encode()).hexdigest()[:16]
+
+
+def pem_of_project(option: str, file: Path | None) -> str:
+    """Its path in the folder that a build sees; nothing for none. Raises BadSettings, which names the option."""
+    if file is None:
+        return ""
+    path = file.resolve()
+    if not (path.is_file() and path.parent in (ROOT, ROOT / "docker") and path.suffix == ".pem"):
+        raise BadSettings(f"{option}: expected a .pem file in the project's folder, got {file}. Copy it there.")
+    return path.relative_to(ROOT).as_posix()
 
 
 def bundle_of_project(model: str, *, every_file: bool = False) -> tuple[str, Bundle]:

@@ -17,6 +17,7 @@ RETRY_FOR_S = 30 * 60  # deliveries go on for so long, so that a restart of the 
 VISIBILITY = 6  # times the function's timeout: AWS's advice, since only then the first try has surely ended
 MIN_RECEIVES = 5  # AWS's advice for queues that Lambda reads
 UNRESERVED = 100  # that AWS keeps free of reservations in every account
+LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365)  # of those that CloudWatch offers, up to a year
 IN_VPC = ("upload", "query", "infer", "migrate")
 
 
@@ -65,6 +66,11 @@ class Database:
     aurora: Aurora | None = None
     proxy: bool = False
     password: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What keeps the data: one does not become the other, and a deploy would begin with an empty one."""
+        return "aurora" if self.aurora else "instance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +122,8 @@ class Stage:
 
     @property
     def has_alias(self) -> bool:
-        """Whether callers reach versions of the functions through an alias, `live`."""
+        """Whether callers reach versions of the functions through an alias, `live`. When the last switch that wants it is turned
+        off, the API fails for the minute that lies between the functions' stack and its own."""
         return self.snapstart or bool(self.canary) or any(one.provisioned for one in self.functions.values())
 
     @property
@@ -157,7 +164,7 @@ def _refusals(stage: Stage) -> list[tuple[bool, str]]:
     """Whether something is wrong, and the sentence that says so."""
     functions, database = stage.functions, stage.database
     provisioned = [name for name, one in functions.items() if one.provisioned]
-    reserved = sum(one.reserved or 0 for one in functions.values())
+    held = sum(max(one.reserved or 0, one.provisioned) for one in functions.values())
     return [
         (not re.fullmatch(r"[a-z][a-z0-9]{1,11}", stage.name),
          "expected a name of 2 to 12 small letters and digits. It becomes part of bucket names."),
@@ -176,17 +183,31 @@ def _refusals(stage: Stage) -> list[tuple[bool, str]]:
         (stage.visibility_s > 43_200, "SQS hides a message for 12 hours at most. Shorten infer's timeout."),
         (not 2 <= stage.queue_concurrency <= 1000,
          f"SQS lets 2 to 1000 copies of a function work on a queue, got {stage.queue_concurrency}."),
+        (not 1 <= stage.batch <= 10_000, f"SQS gives Lambda 1 to 10000 messages at once, got {stage.batch}."),
+        (not 0 <= stage.batch_window_s <= 300, f"Lambda waits for 0 to 300 s for a batch, got {stage.batch_window_s}."),
         (stage.batch > 10 and not stage.batch_window_s, "a batch of more than 10 messages needs a batch window of at least 1 s."),
         (stage.snapstart and bool(provisioned),
          f"SnapStart and provisioned concurrency exclude each other, and {', '.join(provisioned)} has both. Turn one off."),
+        (bool(stage.canary) and bool(provisioned),
+         f"a canary gives its alias weights, and AWS takes no alias with weights for provisioned concurrency, which "
+         f"{', '.join(provisioned)} has. Turn one off."),
+        ("migrate" in provisioned, "migrate: it runs at deploys alone, so that copies kept warm would be paid for nothing."),
         *((one.reserved is not None and one.provisioned > one.reserved,
            f"{name}: {one.provisioned} provisioned copies do not fit into {one.reserved} reserved ones.")
           for name, one in functions.items()),
         (functions["infer"].reserved is not None and (functions["infer"].reserved or 0) < stage.queue_concurrency,
          "infer: fewer copies are reserved than the queue may use, so SQS would throttle and messages become dead letters."),
-        (stage.account_concurrency is not None and reserved > max(0, stage.account_concurrency - UNRESERVED),
-         f"{reserved} copies are reserved, but AWS keeps {UNRESERVED} of the account's {stage.account_concurrency} free. "
-         "Reserve none, or ask for a higher quota."),
+        (stage.account_concurrency is not None and held > max(0, stage.account_concurrency - UNRESERVED),
+         f"{held} copies are reserved or kept warm, but AWS keeps {UNRESERVED} of the account's {stage.account_concurrency} "
+         "free. Reserve none, or ask for a higher quota."),
+        (stage.log_days not in LOG_DAYS,
+         f"CloudWatch keeps logs for {', '.join(map(str, LOG_DAYS))} days, got {stage.log_days}."),
+        (min(stage.throttle.rate_per_s, stage.throttle.burst, stage.throttle.quota_per_month) < 1,
+         "expected a throttle and a quota of at least 1: with less, the API refuses every request."),
+        (stage.budget_usd is not None and stage.alarm_email is None,
+         "a budget helps nobody if it tells nobody: expected alarm_email beside budget_usd, got none. Set it."),
+        (stage.budget_usd is not None and stage.budget_usd < 1,
+         f"expected a budget of at least 1 dollar, got {stage.budget_usd}."),
         (not 0 <= stage.canary < 100, f"canary: expected a share of 1 to 99 percent, or 0 for none, got {stage.canary}."),
         (any(origin == "*" or not re.fullmatch(r"https?://[^\s/*?#@]+", origin) for origin in stage.origins),
          "expected exact origins like https://example.org, without a path or star."),
@@ -194,9 +215,15 @@ def _refusals(stage: Stage) -> list[tuple[bool, str]]:
          "RDS Proxy keeps connections open, so that Aurora would never pause. Give it min_units of 0.5, or turn the proxy off."),
         (database.aurora is not None and not 0 <= database.aurora.min_units <= database.aurora.max_units <= 256,
          "Aurora takes 0 to 256 units, the smaller number first."),
+        (database.aurora is not None and database.aurora.max_units < 1, "Aurora needs 1 unit at least when it is at work."),
+        (database.aurora is not None and bool(2 * database.aurora.min_units % 1 or 2 * database.aurora.max_units % 1),
+         "Aurora counts in halves of a unit."),
         (database.aurora is not None and not 300 <= database.aurora.pause_after_s <= 86_400,
          "Aurora pauses after 300 to 86400 s."),
         (database.aurora is not None and not 1 <= database.backup_days <= 35, "Aurora keeps backups for 1 to 35 days."),
+        (database.aurora is None and not 20 <= database.storage_gb <= 0.9 * database.max_storage_gb,
+         f"RDS allocates 20 GB at least, and its limit has to be a tenth above that, got {database.storage_gb} and "
+         f"{database.max_storage_gb} GB."),
         (not 0 <= database.backup_days <= 35, "RDS keeps backups for 0 to 35 days."),
         (database.password is not None and stage.name != "rehearsal",
          "a password is for the emulator only. Leave it out, and IAM lets the functions in."),

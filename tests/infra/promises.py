@@ -29,11 +29,13 @@ class Where(NamedTuple):
 
 @dataclass(frozen=True)
 class Promise:
-    """name: a sentence. check(templates, stage) asserts it. broken(stacks) makes it fail by changing the app, and says where."""
+    """name: a sentence. check(templates, stage) asserts it. broken(stacks) makes it fail by changing the app, and says where, in
+    the stage of this name."""
 
     name: str
     check: Callable[[Templates, Stage], None]
     broken: Callable[[Stacks], Where]
+    stage: str = "dev"
 
 
 PROMISES: list[Promise] = []
@@ -343,7 +345,7 @@ def each_function_logs_in_as_its_own_user_alone(templates, stage):
         assert [arn["Fn::Join"][1][-1] for arn in granted] == [f"/{user}" for user in own] * stage.iam_database
 
 
-@promise(lambda stacks: stacks.service.migrate.add_function_url())
+@promise(lambda stacks: stacks.service.workers["migrate"].target.add_function_url())
 def only_who_may_invoke_migrate_in_the_account_reaches_it(templates, stage):
     doors = {name: each for stack in ("Service", "Api") for kind in ("Permission", "Url", "EventSourceMapping")
              for name, each in of_type(templates[stack], f"Lambda::{kind}").items()}

@@ -40,7 +40,8 @@ def synthesize(stage: Stage = STAGE, source: str = SOURCE) -> Template:
     service = cdk.Stack(app, "Service")
     functions = {name: lambda_.Function(service, name.title(), runtime=lambda_.Runtime.PYTHON_3_13, handler="x.y",
                                         code=lambda_.Code.from_inline("x")) for name in ("upload", "query", "predict")}
-    module.ApiStack(app, "Api", stage=stage, service=SimpleNamespace(**functions), site=SimpleNamespace(origin=PAGE))
+    workers = {name: SimpleNamespace(called_arn=function.function_arn) for name, function in functions.items()}
+    module.ApiStack(app, "Api", stage=stage, service=SimpleNamespace(workers=workers), site=SimpleNamespace(origin=PAGE))
     return app.synth().get_stack_by_name("Api").template
 
 

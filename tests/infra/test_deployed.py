@@ -81,23 +81,51 @@ def test_prod_is_not_destroyed_before_its_name_is_said_again(account, capsys, wo
     assert names(account) == {"shutterless-prod-data"}
 
 
-def test_prod_keeps_pictures_and_a_snapshot_and_says_where(account, capsys):
+def prod_with_data(account) -> tuple[str, str, str]:
+    """prod, as it stands: its bucket with a picture, its database, and the snapshot that CloudFormation will make of that."""
     stack(account, "shutterless-prod-data", Uploads=BUCKET | {"DeletionPolicy": "Retain"}, Models=BUCKET,
           Database=DATABASE | {"DeletionPolicy": "Snapshot"})
     stack(account, "shutterless-prod-site", Page=BUCKET)
-    s3 = boto3.client("s3", region_name="us-east-1")
-    bucket, models = (Deployed("prod").outputs()[f"{name}Bucket"] for name in ("Uploads", "Models"))
-    for name in (bucket, models):
-        s3.put_object(Bucket=name, Key="uploads/classify/a.png", Body=b"picture")
-    database = Deployed("prod").outputs()["DatabaseIdentifier"]
+    told, s3 = Deployed("prod").outputs(), boto3.client("s3", region_name="us-east-1")
+    for name in ("Uploads", "Models"):
+        s3.put_object(Bucket=told[f"{name}Bucket"], Key="uploads/classify/a.png", Body=b"picture")
+    rds, snapshot = boto3.client("rds", region_name="us-east-1"), "shutterless-prod-data-snapshot-database-1abc"
+    rds.create_db_snapshot(DBInstanceIdentifier=told["DatabaseIdentifier"], DBSnapshotIdentifier=snapshot)
+    rds.create_db_instance(DBInstanceIdentifier="others", Engine="postgres", DBInstanceClass="db.t4g.micro")
+    rds.create_db_snapshot(DBInstanceIdentifier="others", DBSnapshotIdentifier="of-others")
+    return told["UploadsBucket"], told["DatabaseIdentifier"], snapshot
+
+
+def stays(bucket: str, snapshot: str) -> list[str]:
+    return ["prod is gone. What stays:", f"  pictures: s3://{bucket}",
+            f"  results: the snapshot {snapshot} (aws rds describe-db-snapshots --region us-east-1 "
+            f"--db-snapshot-identifier {snapshot})"]
+
+
+def test_prod_keeps_pictures_and_a_snapshot_and_says_where(account, capsys):
+    bucket, _, snapshot = prod_with_data(account)
     assert main(["destroy", "prod", "--confirm", "prod"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "prod is gone. What stays:", f"  pictures: s3://{bucket}",
-        f"  results: a last snapshot of the database {database} (aws rds describe-db-snapshots --snapshot-type manual)"]
-    assert s3.get_object(Bucket=bucket, Key="uploads/classify/a.png")["Body"].read() == b"picture"
+    assert capsys.readouterr().out.splitlines() == stays(bucket, snapshot)
+    kept = boto3.client("s3", region_name="us-east-1").get_object(Bucket=bucket, Key="uploads/classify/a.png")
+    assert kept["Body"].read() == b"picture"
     assert names(account) == set()
 
 
-def test_deploy_refuses_without_a_page(capsys):
-    assert main(["deploy", "dev"]) == 1
-    assert "ARGS=--without-page" in capsys.readouterr().err
+def test_a_destroy_that_broke_off_behind_the_data_still_says_what_stays(account, capsys):
+    bucket, _, snapshot = prod_with_data(account)
+    Deployed("prod")._delete("shutterless-prod-data", keeps_data=True, say=lambda line: None)
+    assert main(["destroy", "prod", "--confirm", "prod"]) == 0
+    assert capsys.readouterr().out.splitlines() == stays(bucket, snapshot)
+    assert main(["destroy", "prod", "--confirm", "prod"]) == 0
+    assert capsys.readouterr().out.splitlines() == stays(bucket, snapshot), "and again, when no stack is left"
+
+
+def test_of_aurora_the_cluster_s_snapshot_is_named(account, capsys):
+    rds = boto3.client("rds", region_name="us-east-1")
+    cluster = "shutterless-prod-data-databasecluster-1abc"
+    rds.create_db_cluster(DBClusterIdentifier=cluster, Engine="aurora-postgresql", MasterUsername="owner",
+                          MasterUserPassword="only-in-the-emulator")
+    rds.create_db_cluster_snapshot(DBClusterIdentifier=cluster, DBClusterSnapshotIdentifier="the-last")
+    assert main(["destroy", "prod", "--confirm", "prod"]) == 0
+    assert ("aws rds describe-db-cluster-snapshots --region us-east-1 --db-cluster-snapshot-identifier the-last"
+            in capsys.readouterr().out)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.images import PLATFORMS
-from infra.sources import AWS_BASE, DATABASE_CA, arguments_of, bundle_of_project, recipe_of, source_hash
+from infra.sources import AWS_BASE, DATABASE_CA, PLATFORMS, arguments_of, bundle_of_project, recipe_of, source_hash
 from infra.stages import STAGES
 from tests.infra.synthesized import SYNTH_S, synthesized
 
@@ -87,7 +86,7 @@ def test_images_are_published_by_the_hash_that_make_images_gives_them(stage):
         name = image["source"]["dockerFile"].removeprefix("docker/").removesuffix(".Dockerfile")
         values = arguments_of(recipe_of(name), {
             "BASE_IMAGE": AWS_BASE, "PLATFORM": PLATFORMS["x86_64"], "MODEL": bundle_of_project("eurosat-lite0")[0],
-            "DB_CA": DATABASE_CA if STAGES[stage].iam_database else ""})
+            "DB_CA": DATABASE_CA if STAGES[stage].iam_database else "", "SIGNING_KEY": ""})
         (place,) = image["destinations"].values()
         assert place["repositoryName"] == f"shutterless-{stage}/{name}"
         assert place["imageTag"] == source_hash(recipe_of(name), values)

@@ -1,0 +1,95 @@
+"""What a deploy needs of the account, looked up without changing anything: credentials, region, bootstrap, Lambda's quotas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from infra.deployed import Deployed, explained
+from infra.stages import UNRESERVED, Stage
+from shutterless.errors import BadSettings
+
+BOOTSTRAP = "/cdk-bootstrap/hnb659fds/version"  # where CDK's bootstrap stack leaves its version
+BOOTSTRAP_VERSION = 6  # the least that CDK's synthesizer takes
+CDK = "infra/node_modules/.bin/cdk"
+NEW_ACCOUNT_MB = 3008  # of memory for a function, until AWS knows an account; no API tells the quota
+USUAL_CONCURRENCY = 1000  # of an account that AWS knows
+QUOTA = "aws service-quotas request-service-quota-increase --service-code lambda --quota-code L-B99A9384"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """what: its name. says: how it is. mend: the command, or what to do, where something is missing."""
+
+    what: str
+    says: str
+    mend: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        return not self.mend
+
+
+def check_account(deployed: Deployed, stage: Stage) -> Iterator[Check]:
+    """One for each. Without credentials, the others cannot be looked up."""
+    try:
+        account = deployed.account()
+    except BadSettings as error:
+        yield Check(what="credentials", says=str(error).partition(". ")[0],
+                    mend="aws configure, or aws login, or set AWS_PROFILE")
+        return
+    yield Check(what="credentials", says=f"account {account}")
+    yield _region(deployed)
+    yield _bootstrap(deployed, account)
+    try:
+        with explained():
+            limit = int(deployed.client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"])
+    except BadSettings as error:
+        yield Check(what="concurrency", says=str(error).partition(". ")[0],
+                    mend="let these credentials call lambda:GetAccountSettings, or use others")
+        return
+    yield _concurrency(deployed, stage, limit)
+    yield _memory(stage, limit)
+
+
+def _region(deployed: Deployed) -> Check:
+    if deployed.chosen_region:
+        return Check(what="region", says=deployed.region)
+    return Check(what="region", says=f"none is set, so that {deployed.region} would be taken",
+                 mend=f"aws configure set region {deployed.region}, or set AWS_REGION")
+
+
+def _bootstrap(deployed: Deployed, account: str) -> Check:
+    mend = f"{CDK} bootstrap aws://{account}/{deployed.region}"
+    ssm = deployed.client("ssm")
+    try:
+        with explained():
+            found = ssm.get_parameters(Names=[BOOTSTRAP])["Parameters"]
+    except BadSettings as error:
+        return Check(what="bootstrap", says=str(error).partition(". ")[0],
+                     mend="let these credentials call ssm:GetParameters, or use others")
+    if not found:
+        return Check(what="bootstrap", says=f"CDK was never bootstrapped in {deployed.region}", mend=mend)
+    version = int(found[0]["Value"])
+    return Check(what="bootstrap", says=f"version {version}", mend=mend if version < BOOTSTRAP_VERSION else "")
+
+
+def _concurrency(deployed: Deployed, stage: Stage, limit: int) -> Check:
+    """Of the account's functions together. With less, the stage would not deploy, or be throttled for ever."""
+    held = sum(max(one.reserved or 0, one.provisioned) for one in stage.functions.values())
+    needed = max(stage.queue_concurrency, held + UNRESERVED if held else 0, stage.account_concurrency or 0)
+    says = f"{limit} copies of functions at once, {stage.name} needs {needed}"
+    wanted = max(needed, USUAL_CONCURRENCY)
+    return Check(what="concurrency", says=says, mend=f"{QUOTA} --desired-value {wanted} --region {deployed.region}; or lower in "
+                 "infra/stages.py what is reserved or kept warm, and queue_concurrency" if limit < needed else "")
+
+
+def _memory(stage: Stage, limit: int) -> Check:
+    """New accounts have little of both, so that the one that can be asked for tells of the other."""
+    name, most_mb = max(((name, one.memory_mb) for name, one in stage.functions.items()), key=lambda each: each[1])
+    says = f"{most_mb} MB at most, of {name}"
+    if most_mb <= NEW_ACCOUNT_MB or limit >= USUAL_CONCURRENCY:
+        return Check(what="memory", says=says)
+    return Check(what="memory", says=f"{says}; an account as new as this one has {NEW_ACCOUNT_MB}",
+                 mend=f"lower memory_mb of {name} to {NEW_ACCOUNT_MB} in infra/stages.py, or ask AWS Support for more: "
+                      "aws support create-case")
