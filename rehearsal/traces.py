@@ -34,7 +34,11 @@ class Traces:
         NOTE.write_text(json.dumps(asdict(self)))
 
     def take_away(self) -> None:
-        """Processes, containers, names of images, files, in this order. May be called again, where it broke off."""
+        """Processes, containers, names of images, files, in this order. May be called again, where it broke off.
+
+        Containers go before the emulator, which would take seconds over each, and again behind it.
+        """
+        remove_containers(self.place.label)
         end_marked(RUN)
         remove_containers(self.place.label)
         remove_image_names({name for name in image_names() - set(self.images) if name.startswith(REGISTRIES)})
