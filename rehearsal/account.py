@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import psycopg
@@ -116,16 +117,20 @@ class Account:
         stage = self.client("apigateway").get_stages(restApiId=apis[0]["id"])["item"][0]["stageName"]
         return str(apis[0]["id"]), str(stage)
 
-    @contextmanager
-    def database(self) -> Iterator[psycopg.Connection]:
-        """As the master user, over TLS, with the password that the emulator's database has in place of IAM."""
+    @property
+    def database_url(self) -> str:
+        """Of the master user, with the password that the emulator's database has in place of IAM. TLS is asked for."""
         found = self.client("rds").describe_db_instances()["DBInstances"]
         if not found:
             raise CheckFailed("expected a database, got none")
-        endpoint = found[0]["Endpoint"]
-        environment = self.function("migrate")["Environment"]["Variables"]["DATABASE_URL"]
-        connection = psycopg.connect(environment, host=endpoint["Address"], port=endpoint["Port"], sslmode="require",
-                                     autocommit=True, connect_timeout=10, options=f"-c statement_timeout={STATEMENT_MS}")
+        endpoint, told = found[0]["Endpoint"], urlsplit(self.function("migrate")["Environment"]["Variables"]["DATABASE_URL"])
+        return f"postgresql://{told.username}:{told.password}@{endpoint['Address']}:{endpoint['Port']}{told.path}?sslmode=require"
+
+    @contextmanager
+    def database(self) -> Iterator[psycopg.Connection]:
+        """As the master user, over TLS."""
+        connection = psycopg.connect(self.database_url, autocommit=True, connect_timeout=10,
+                                     options=f"-c statement_timeout={STATEMENT_MS}")
         try:
             yield connection
         finally:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from infra.sources import AWS_BASE
+from rehearsal.processes import ended, marked
 from shutterless.errors import BadSettings
 
 MANY, ATTEMPTS, REMOVE_S = 20, 50, 300.0  # containers in one command, on a machine that is busy with all the others
@@ -90,20 +91,26 @@ def is_there(image: str) -> bool:
         return False
 
 
-def build_postgres(tag: str, folder: Path) -> None:
-    """PostgreSQL as RDS gives it, on Docker's official image, or, where that cannot be pulled, on Debian's packages."""
+def build_postgres(tag: str, folder: Path, scratch: Path) -> None:
+    """PostgreSQL as RDS gives it, on Docker's official image, or, where that cannot be pulled, on Debian's packages.
+
+    scratch: the folder of this run.
+    """
     base = "postgres:15-bookworm"
     if not is_there(base):
         base = "shutterless-postgres-base:local"
         if not is_image(base):
-            _make_postgres_base(base, folder)
+            _make_postgres_base(base, folder, scratch)
     docker("build", "--quiet", "--force-rm", "--tag", tag, "--build-arg", f"BASE_IMAGE={base}", str(folder), timeout_s=600)
 
 
-def _make_postgres_base(tag: str, folder: Path) -> None:
+def _make_postgres_base(tag: str, folder: Path, scratch: Path) -> None:
     if not shutil.which("mmdebstrap"):
         raise BadSettings("The image postgres:15-bookworm cannot be pulled, and mmdebstrap, which would make a stand-in of "
                           "Debian's packages, is not installed. On Debian or Ubuntu: apt-get install mmdebstrap.")
-    made = subprocess.run([folder / "make-base", tag], capture_output=True, text=True, check=False, timeout=MAKE_S)
-    if made.returncode:
-        raise BadSettings(f"PostgreSQL's image could not be made of Debian's packages: {made.stderr.strip()[-500:]}")
+    with subprocess.Popen([folder / "make-base", tag], env=marked(scratch, {"TMPDIR": str(scratch)}), stdin=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True) as making, \
+            ended(making, "The making of PostgreSQL's image"):
+        _, error = making.communicate(timeout=MAKE_S)
+    if making.returncode:
+        raise BadSettings(f"PostgreSQL's image could not be made of Debian's packages: {error.decode().strip()[-500:]}")

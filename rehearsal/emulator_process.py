@@ -13,6 +13,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from rehearsal.docker_client import remove_containers
+from rehearsal.processes import marked
 from shutterless.errors import BadSettings
 
 ROOT = Path(__file__).parent.parent
@@ -75,17 +76,17 @@ def start(place: Place, folder: Path, postgres: str) -> subprocess.Popen[bytes]:
         raise BadSettings("The emulator's environment is not there. `make rehearse` makes it.")
     scratch = folder / "emulator"
     scratch.mkdir(parents=True)
-    environment = {**{name: text for name, text in os.environ.items() if not name.startswith("AWS_")}, **place.environment(),
-                   "AWS_ENDPOINT_URL": place.url_for_containers, "AWS_ENDPOINT_URL_S3": place.url_for_containers,
-                   "GATEWAY_PORT": str(place.port), "MINISTACK_HOST": place.address, "MINISTACK_HOSTNAME": INSTANCE,
-                   "TMPDIR": str(scratch), "STATE_DIR": str(scratch / "state"), "S3_DATA_DIR": str(scratch / "s3"),
+    environment = {**place.environment(), "AWS_ENDPOINT_URL": place.url_for_containers,
+                   "AWS_ENDPOINT_URL_S3": place.url_for_containers, "GATEWAY_PORT": str(place.port),
+                   "MINISTACK_HOST": place.address, "MINISTACK_HOSTNAME": INSTANCE, "TMPDIR": str(scratch),
+                   "STATE_DIR": str(scratch / "state"), "S3_DATA_DIR": str(scratch / "s3"),
                    "PERSIST_STATE": "0", "LAMBDA_ACCOUNT_CONCURRENCY": str(CONCURRENCY),
                    "REHEARSAL_BIND": f"127.0.0.1:{place.port},{place.address}:{place.port}",
                    "REHEARSAL_POSTGRES": postgres}
     remove_containers(place.label)
     with (folder / "emulator.log").open("ab") as log:
-        process = subprocess.Popen([PYTHON, "-m", "rehearsal.emulator"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen([PYTHON, "-m", "rehearsal.emulator"], cwd=ROOT, env=marked(folder, environment),
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         _wait_until_it_answers(place, process, folder / "emulator.log")
     except BaseException:  # raised again: an interruption leaves nothing running either

@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from dataclasses import replace
 from types import FrameType
 
 from rich.console import Console
 
 from rehearsal import emulator_process
 from rehearsal.account import Account
-from rehearsal.cdk import Cdk
+from rehearsal.cdk import STAGE, Cdk
 from rehearsal.client import Client
-from rehearsal.docker_client import (
-    bridge_address,
-    build_postgres,
-    choose_base,
-    containers,
-    image_names,
-    remove_containers,
-    remove_image_names,
-)
+from rehearsal.docker_client import bridge_address, build_postgres, choose_base, image_names
+from rehearsal.duties import Duties
 from rehearsal.emulator_process import ROOT, Place
 from rehearsal.gaps import read_gaps
 from rehearsal.inventory import Inventory
+from rehearsal.operator import Operator
 from rehearsal.project import copy_project, edit_handler
 from rehearsal.scenes import Scenes
+from rehearsal.traces import RUN, STATE, Traces, alone, read_traces
 from rehearsal.watched import Steps, expect
-from shutterless.errors import BadSettings
 
-STATE = ROOT / "var/rehearsal"
-RUN = STATE / "run"
-KEPT = STATE / "kept.json"
 POSTGRES = "shutterless-rehearsal-postgres:latest"
-REGISTRIES = ("localhost:", "000000000000.dkr.ecr.", "cdkasset-")  # how the names of what CDK builds and pushes begin
 
 
 def rehearse(console: Console, *, keep: bool, base_image: str) -> int:
     """0 when all went as it should. Ends with a table of what was rehearsed and what was not."""
-    if KEPT.exists():
-        stop_kept(console)
     steps, began = Steps(console), time.monotonic()
     try:
-        with _interruptible(), ExitStack() as ending:
-            _play(steps, ending, keep=keep, base_image=base_image)
+        with alone(), _interruptible():
+            _take_away_old(console)
+            with ExitStack() as ending:
+                _play(steps, ending, keep=keep, base_image=base_image)
     except Exception as error:  # the step told it; the table is worth more than a trace
         if not steps.done or steps.done[-1].failure is None:
             raise
         console.print(f"Ended early: {type(error).__name__}.", style="red", markup=False)
     except KeyboardInterrupt:
-        if KEPT.exists():
-            stop_kept(console)
         console.print("Interrupted; all that was started is taken away.", style="red")
         return 130
     console.print(steps.table(read_gaps()))
@@ -64,47 +50,66 @@ def rehearse(console: Console, *, keep: bool, base_image: str) -> int:
     return int(steps.has_failed)
 
 
+def _take_away_old(console: Console) -> None:
+    """What a rehearsal left that was kept, or killed before it could end."""
+    old = read_traces()
+    if old:
+        old.take_away()
+        console.print("The rehearsal that was kept is ended." if old.is_kept else
+                      "An earlier rehearsal was killed: what it left is taken away.")
+
+
+def stop_kept(console: Console) -> int:
+    """End what a rehearsal with KEEP=1 left running."""
+    with alone():
+        if not read_traces():
+            console.print("No rehearsal was kept.")
+        _take_away_old(console)
+    return 0
+
+
 def _play(steps: Steps, ending: ExitStack, *, keep: bool, base_image: str) -> None:
-    with steps.step("PostgreSQL's image"):
-        build_postgres(POSTGRES, ROOT / "rehearsal/postgres")
-        base = choose_base(base_image)
-    before = image_names()
     shutil.rmtree(RUN, ignore_errors=True)
     RUN.mkdir(parents=True)
-    place = emulator_process.free_place(bridge_address())
+    traces = Traces(emulator_process.free_place(bridge_address()), sorted(image_names()))
+    traces.write()
+    ending.callback(_leave_nothing, steps, traces)
+    place = traces.place
+    with steps.step("PostgreSQL's image"):
+        build_postgres(POSTGRES, ROOT / "rehearsal/postgres", RUN)
+        base = choose_base(base_image)
     with steps.step(f"the emulator, on port {place.port}"):
-        process = emulator_process.start(place, RUN, POSTGRES)
-    if not keep:
-        ending.callback(_leave_nothing, steps, place, before)
-        ending.callback(emulator_process.stop, place, process)
-    else:
-        KEPT.write_text(json.dumps({"pid": process.pid, "address": place.address, "port": place.port, "images": sorted(before)}))
+        emulator_process.start(place, RUN, POSTGRES)
     with steps.step("a copy of the project"):
         copy_project(RUN / "project")
     cdk = Cdk(place, RUN, RUN / "project", base)
+    operator = Operator(place, RUN, RUN / "project")
     with steps.step("cdk bootstrap"):
         cdk.bootstrap()
     bare = _contents(Account(place))
     with steps.step("cdk deploy --all, into an account that was only bootstrapped") as step:
         cdk.deploy()
         step.notes.append(f"{len(cdk.pushed())} images pushed")
-    _look_and_drive(steps, place)
+    _look_and_drive(steps, place, operator)
     _deploy_again(steps, place, cdk)
     if keep:
+        ending.pop_all()
+        replace(traces, is_kept=True).write()
         _tell_how_to_ask(steps.console, place)
         return
     with steps.step("shutterless destroy, as make destroy calls it"):
-        cdk.destroy()
+        operator.run("destroy")
     with steps.check("the account holds what it held before the deploy, and no more"):
         _expect_as_before(bare, _contents(Account(place)))
 
 
-def _look_and_drive(steps: Steps, place: Place) -> None:
+def _look_and_drive(steps: Steps, place: Place, operator: Operator) -> None:
     account = Account(place)
     for name, look in Inventory(account).all():
         with steps.check(name) as step:
             look(step)
-    for name, scene in Scenes(client_of(account), account).all():
+    client = client_of(account)
+    for name, scene in (*Scenes(client, account).all(), *Duties(client, account, operator).all()):
         with steps.check(name) as step:
             scene(step)
 
@@ -174,68 +179,38 @@ def _expect_as_before(before: dict[str, set[str]], after: dict[str, set[str]]) -
     expect(not gone, f"expected all that was there before the deploy, gone: {gone}")
 
 
-def _leave_nothing(steps: Steps, place: Place, images_before: set[str]) -> None:
-    """Names of images, files, and a look whether any container is left. Runs when the emulator has ended."""
-    with steps.check("nothing is left on this machine"):
-        remove_containers(place.label)
-        added = {name for name in image_names() - images_before if name.startswith(REGISTRIES)}
-        remove_image_names(added)
-        log = (RUN / "emulator.log").read_text(errors="replace") if steps.has_failed else ""
-        shutil.rmtree(RUN, ignore_errors=True)
-        if log:
-            (STATE / "last-failure.log").write_text(log)
-        expect(not containers(place.label) and not RUN.exists(), "expected no container and no file of this run")
-
-
-def stop_kept(console: Console) -> int:
-    """End what a rehearsal with KEEP=1 left running."""
-    if not KEPT.exists():
-        console.print("No rehearsal was kept.")
-        return 0
-    kept = json.loads(KEPT.read_text())
-    place = Place(kept["address"], kept["port"])
-    _end(kept["pid"])
-    remove_containers(place.label)
-    remove_image_names({name for name in image_names() - set(kept["images"]) if name.startswith(REGISTRIES)})
-    shutil.rmtree(RUN, ignore_errors=True)
-    KEPT.unlink()
-    console.print("The rehearsal that was kept is ended.")
-    return 0
-
-
-def _end(pid: int) -> None:
-    """A process that may have ended long ago, and whose id may be another's by now: only an emulator of ours is ended."""
-    try:
-        is_ours = b"rehearsal.emulator" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return
-    for ending in (signal.SIGTERM, signal.SIGKILL):
-        if not is_ours:
-            return
-        os.kill(pid, ending)
-        deadline = time.monotonic() + emulator_process.STOP_S
-        while time.monotonic() < deadline:
-            if not Path(f"/proc/{pid}").exists():
-                return
-            time.sleep(0.2)
-    raise BadSettings(f"The emulator, process {pid}, does not end.")
+def _leave_nothing(steps: Steps, traces: Traces) -> None:
+    """Takes away all of the run, and looks whether anything of it is left. Where a step failed, the emulator's log is kept."""
+    _be_deaf()
+    with steps.check("nothing is left on this machine") as step:
+        log = RUN / "emulator.log"
+        if steps.has_failed and log.exists():
+            shutil.copy(log, STATE / "last-failure.log")
+            step.notes.append(f"but the emulator's log: {(STATE / 'last-failure.log').relative_to(ROOT)}")
+        traces.take_away()
+        left = traces.left()
+        expect(not left, f"expected nothing of this run, got {', '.join(left)}")
 
 
 def _tell_how_to_ask(console: Console, place: Place) -> None:
+    """Lines for a shell: what has to be set, and one of each kind to try."""
     account = Account(place)
     client = client_of(account)
-    for name, text in place.environment().items():
-        console.print(f"export {name}={text}", markup=False)
-    console.print(f"curl -H 'x-api-key: {client.key}' {client.base}/stats", markup=False)
-    console.print("Ends with: make rehearse ARGS=stop", markup=False)
+    console.print("The rehearsed stage is left running. For a shell:", style="bold")
+    for line in (*(f"export {name}={text}" for name, text in place.environment().items()),
+                 f"curl -H 'x-api-key: {client.key}' {client.base}/stats",
+                 f"curl -H 'x-api-key: {client.key}' -F file=@tile.jpg {client.base}/predict",
+                 "aws cloudformation describe-stacks --query 'Stacks[].StackName'",
+                 f"psql '{account.database_url}' -c 'table results'", f".venv/bin/shutterless logs {STAGE}"):
+        console.print(line, markup=False)
+    console.print("It ends with: make rehearse ARGS=stop", style="bold")
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGTERM is as Ctrl-C; while what was started is taken away, neither counts a second time."""
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, signal.SIG_IGN)
+        _be_deaf()
         raise KeyboardInterrupt
 
     before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
@@ -244,3 +219,8 @@ def _interruptible() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+def _be_deaf() -> None:
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)

@@ -6,25 +6,23 @@ import json
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 from rehearsal.account import Account
-from rehearsal.client import Answer, Client, bomb, form, request, tile
+from rehearsal.client import JPEG, Answer, Client, bomb, form, request, tile
+from rehearsal.crowd import Crowd, Sender
 from rehearsal.emulator_process import ROOT
+from rehearsal.letters import wait_until_drained
 from rehearsal.watched import CheckFailed, Step, expect
 from shutterless.bundles import find_bundle, read_bundle
 from shutterless.classifier import Classifier, Prediction
 
-JPEG = "image/jpeg"
 MODEL = "eurosat-lite0"
-CROWD, AT_ONCE = 200, 4  # pictures; clients that send, as many as a laptop starts functions for without time-outs
-CROWD_S, DEAD_S = 300.0, 120.0
-ROOM_S = 60.0  # how long a client comes again before it gives up
-BUSY = (429, 500, 502, 503, 504)  # what API Gateway says where a function has no room; clients come again
+CROWD, COPIES = 200, 3  # clients with a picture each; copies of upload that answer them
+CROWD_S = 300.0
 
 
 class Scenes:
@@ -32,7 +30,6 @@ class Scenes:
 
     def __init__(self, client: Client, account: Account) -> None:
         self.client, self.account = client, account
-        self._sent_again: list[int] = []  # statuses for which an upload was sent once more
 
     def all(self) -> Iterator[tuple[str, Callable[[Step], None]]]:
         """Name and function of each, in the order in which they build on each other."""
@@ -45,9 +42,7 @@ class Scenes:
         yield "a form that is replayed changes nothing", self.replay
         yield "hostile pictures are refused, or recorded as failed and not tried again", self.hostile
         yield "deleting takes picture and record away", self.delete
-        yield "a poisoned message ends in the dead letters", self.poison
-        yield "what failed while the database refused infer is redriven and done", self.redrive
-        yield f"{CROWD} uploads by {AT_ONCE} clients at once, counted row by row", self.crowd
+        yield f"{CROWD} uploads at once, counted row by row", self.crowd
 
     def predict(self, step: Step) -> None:
         picture = tile(1)
@@ -81,7 +76,7 @@ class Scenes:
 
     def upload(self, step: Step) -> None:
         picture = tile(2)
-        request_id = self._upload(picture, "?true_label=Forest")
+        request_id = self.client.upload(picture, "?true_label=Forest")
         record = self.client.outcome(request_id)
         here = _here(picture)
         expect(record["status"] == "done" and record["predicted_label"] == here.label,
@@ -108,7 +103,7 @@ class Scenes:
     def replay(self, step: Step) -> None:
         before = self.client.record(self._form["request_id"])
         self._post(self._form, tile(3))
-        self._wait_until_drained()
+        wait_until_drained(self.account)
         after = self.client.record(self._form["request_id"])
         kept = ("status", "predicted_label", "confidence", "finished_at")
         expect([before[name] for name in kept] == [after[name] for name in kept], f"expected {before}, got {after}")
@@ -127,7 +122,7 @@ class Scenes:
         self._post(sent, half)
         record = self.client.outcome(sent["request_id"])
         expect(record["status"] == "failed" and bool(record["error"]), f"expected failed with a reason, got {record}")
-        self._wait_until_drained()
+        wait_until_drained(self.account)
         step.notes.append(f"recorded as: {record['error']['title'] if isinstance(record['error'], dict) else record['error']}")
 
     def delete(self, step: Step) -> None:
@@ -138,65 +133,46 @@ class Scenes:
         rows = self.account.rows("SELECT count(*) FROM results WHERE request_id = %s", self._request_id)
         expect(rows == [(0,)], f"expected no row, got {rows}")
 
-    def poison(self, step: Step) -> None:
-        with self._fast_retries():
-            self.account.client("sqs").send_message(QueueUrl=self.account.queue, MessageBody="not a notice of S3's")
-            self._wait_for_dead_letters(1)
-        self._fetch_dead_letter(step)
-
-    def redrive(self, step: Step) -> None:
-        """The role is locked out, as when a database is being restored; then let in again."""
-        picture = tile(5)
-        with self._fast_retries():
-            with self.account.database() as connection:
-                connection.execute("ALTER ROLE shutterless_infer NOLOGIN")
-                connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'shutterless_infer'")
-            try:
-                request_id = self._upload(picture)
-                self._wait_for_dead_letters(1)
-            finally:
-                with self.account.database() as connection:
-                    connection.execute("ALTER ROLE shutterless_infer LOGIN")
-        status = self.client.record(request_id)["status"]
-        expect(status in ("pending", "stalled"), f"expected no outcome before the redrive, got {status}")
-        arn = self.account.queue_attributes(self.account.dead_letters)["QueueArn"]
-        self.account.client("sqs").start_message_move_task(SourceArn=arn)
-        record = self.client.outcome(request_id)
-        expect(record["status"] == "done", f"expected done after the redrive, got {record}")
-        step.notes.append(f"{status} before, done after")
-
     def crowd(self, step: Step) -> None:
+        """All at the same moment. Of upload, few copies may work: more would only keep two cores busy with starting."""
         dead, [(before,)] = self.account.waiting(self.account.dead_letters), self.account.rows("SELECT count(*) FROM results")
-        self._sent_again.clear()
-        pictures = [tile(1000 + number) for number in range(CROWD)]
-        with ThreadPoolExecutor(AT_ONCE) as senders:
-            ids = list(senders.map(self._upload, pictures))
-        expect(len(set(ids)) == CROWD, f"expected {CROWD} ids, got {len(set(ids))}")
+        senders = [Sender(tile(1000 + number)) for number in range(CROWD)]
+        with self._copies("upload", COPIES):
+            Crowd(self.client, senders).send()
+        self._wait_until_done([sender.request_id for sender in senders])
+        rows = {request_id: (status, label, confidence) for request_id, status, label, confidence in self.account.rows(
+            "SELECT request_id::text, status, predicted_label, confidence FROM results WHERE request_id::text = ANY(%s)",
+            [sender.request_id for sender in senders])}
+        expect(len(rows) == CROWD, f"expected {CROWD} rows, got {len(rows)}")
+        for sender in senders:
+            here, (status, label, confidence) = _here(sender.picture), rows[sender.request_id]
+            expect(status == "done" and label == here.label and abs(confidence - here.confidence) < 1e-5,
+                   f"{sender.request_id}: expected done, {here.label} at {here.confidence}, got {status}, {label}, {confidence}")
+        wait_until_drained(self.account)
+        expect(self.account.waiting(self.account.dead_letters) == dead, "expected no new dead letter")
+        [(after,)] = self.account.rows("SELECT count(*) FROM results")
+        expect(after - before == CROWD, f"expected {CROWD} new rows, got {after - before}")
+        away = sum(sender.turned_away for sender in senders)
+        step.notes.append(f"{CROWD} rows, each once, each with this machine's answer; turned away, and come again, {away} times")
+
+    @contextmanager
+    def _copies(self, function: str, most: int) -> Iterator[None]:
+        """As an operator throttles: of this function no more copies at work than so many."""
+        client, name = self.account.client("lambda"), self.account.function(function)["FunctionName"]
+        client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=most)
+        try:
+            yield
+        finally:
+            client.delete_function_concurrency(FunctionName=name)
+
+    def _wait_until_done(self, ids: list[str]) -> None:
         deadline, counted = time.monotonic() + CROWD_S, [("", 0)]
-        while time.monotonic() < deadline:
+        while counted != [("done", len(ids))]:
+            if time.monotonic() > deadline:
+                raise CheckFailed(f"expected {len(ids)} rows done within {CROWD_S:.0f} s, got {counted}")
+            time.sleep(1)
             counted = self.account.rows("SELECT status, count(*) FROM results WHERE request_id::text = ANY(%s) GROUP BY status",
                                         ids)
-            if counted == [("done", CROWD)]:
-                break
-            time.sleep(2)
-        expect(counted == [("done", CROWD)], f"expected {CROWD} rows done, got {counted}")
-        self._wait_until_drained()
-        expect(self.account.waiting(self.account.dead_letters) == dead, "expected no new dead letter")
-        [(after,)], again = self.account.rows("SELECT count(*) FROM results"), len(self._sent_again)
-        expect(0 <= after - before - CROWD <= again,
-               f"expected {CROWD} new rows, and at most {again} of uploads whose answer was lost, got {after - before}")
-        step.notes.append(f"{CROWD} rows, done, each once; {again} sent again where there was no room")
-
-    def _upload(self, picture: bytes, query: str = "") -> str:
-        """POST /upload-image, again where a function has no room. Returns the request's id."""
-        deadline = time.monotonic() + ROOM_S
-        while (answer := self.client.ask("POST", f"/upload-image{query}", picture, content_type=JPEG)).status in BUSY:
-            if time.monotonic() > deadline:
-                break
-            self._sent_again.append(answer.status)
-            time.sleep(1)
-        expect(answer.status == 202, f"POST /upload-image: expected 202, got {answer.status} {answer.body[:300]!r}")
-        return str(answer.json()["request_id"])
 
     def _ask_for_form(self, picture: bytes) -> dict[str, Any]:
         asked = json.dumps({"content_type": JPEG, "size_bytes": len(picture)}).encode()
@@ -206,41 +182,6 @@ class Scenes:
         body, kind = form(sent["fields"], picture)
         expect(urlsplit(sent["url"]).hostname == self.account.place.address, f"expected a form for S3, got {sent['url']}")
         return request("POST", sent["url"], body, {"Content-Type": kind})
-
-    @contextmanager
-    def _fast_retries(self) -> Iterator[None]:
-        """SQS delivers again after a second instead of six minutes, so that dead letters can be waited for."""
-        sqs, queue = self.account.client("sqs"), self.account.queue
-        before = self.account.queue_attributes(queue)["VisibilityTimeout"]
-        sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "1"})
-        try:
-            yield
-        finally:
-            sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": before})
-
-    def _wait_for_dead_letters(self, count: int) -> None:
-        deadline = time.monotonic() + DEAD_S
-        while self.account.waiting(self.account.dead_letters) < count:
-            if time.monotonic() > deadline:
-                waiting = self.account.waiting(self.account.queue)
-                raise CheckFailed(f"expected {count} dead letters within {DEAD_S:.0f} s, got "
-                                  f"{self.account.waiting(self.account.dead_letters)}, and {waiting} messages in the queue")
-            time.sleep(1)
-
-    def _fetch_dead_letter(self, step: Step) -> None:
-        """Read it as an operator would, and throw it away."""
-        sqs, url = self.account.client("sqs"), self.account.dead_letters
-        messages = sqs.receive_message(QueueUrl=url, AttributeNames=["All"], WaitTimeSeconds=2).get("Messages", [])
-        expect(len(messages) == 1, f"expected one dead letter, got {len(messages)}")
-        step.notes.append(f"delivered {messages[0]['Attributes']['ApproximateReceiveCount']} times")
-        sqs.delete_message(QueueUrl=url, ReceiptHandle=messages[0]["ReceiptHandle"])
-
-    def _wait_until_drained(self) -> None:
-        deadline = time.monotonic() + DEAD_S
-        while waiting := self.account.waiting(self.account.queue):
-            if time.monotonic() > deadline:
-                raise CheckFailed(f"expected an empty queue within {DEAD_S:.0f} s, got {waiting} messages")
-            time.sleep(1)
 
 
 def _in_json(picture: bytes) -> bytes:

@@ -74,14 +74,14 @@ class Steps:
     def table(self, gaps: list[Gap]) -> Table:
         """What was rehearsed, and what no rehearsal can vouch for."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("", "what", "how it went, or why not"):
-            table.add_column(column, overflow="fold")
+        for column in ("", "what", "s", "how it went, or why not"):
+            table.add_column(column, justify="right" if column == "s" else "left", overflow="fold")
         for step in self.done:
             mark = "[red]failed[/red]" if step.failure else "[green]rehearsed[/green]"
-            told = step.failure.splitlines()[0] if step.failure else "; ".join(step.notes) or f"{step.seconds or 0:.1f} s"
-            table.add_row(mark, escape(step.name), escape(told))
+            told = step.failure.splitlines()[0] if step.failure else "; ".join(step.notes)
+            table.add_row(mark, escape(step.name), f"{step.seconds or 0:.1f}", escape(told))
         for gap in gaps:
-            table.add_row("[yellow]not rehearsed[/yellow]", escape(gap.what), escape(f"{gap.why} {gap.held_by}"))
+            table.add_row("[yellow]not rehearsed[/yellow]", escape(gap.what), "", escape(f"{gap.why} {gap.held_by}"))
         return table
 
 

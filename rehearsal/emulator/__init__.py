@@ -1,3 +1,3 @@
 """What the emulator lacks of AWS, completed service by service. Runs in the emulator's environment, not in the project's."""
 
-SERVICES = ("network", "buckets", "images", "queues", "database", "alarms")  # a module each, with complete()
+SERVICES = ("network", "buckets", "images", "queues", "database", "alarms", "logs")  # a module each, with complete()

@@ -29,6 +29,8 @@ SOURCES = {
     "services.sqs:_queue_by_arn": "b4981875c8186c19",
     "services.sqs:_act_send_message": "3abd766508c885c6",
     "services.sqs:_dlq_sweep": "6a77691e16715a0d",
+    "services.cloudwatch_logs:_append_log_events": "e47cae7a15a4cc46",
+    "services.cloudwatch_logs:_filter_log_events": "9b3d13c713b5d3cb",
     "core.container_reaper:own_labels": "130862f676d807f3",
 }
 

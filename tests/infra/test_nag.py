@@ -1,5 +1,7 @@
 """Every template of every stage, held to AWS's rules (cdk-nag) and to CloudFormation's grammar (cfn-lint)."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.rules import EXCEPTIONS, Exempt
-from tests.infra.synthesized import EVERY, SYNTH_S, synthesized
+from tests.infra.synthesized import EVERY, SYNTH_S, synthesized, templates_in
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(SYNTH_S)
@@ -37,3 +39,12 @@ def test_every_exception_is_still_needed_everywhere_it_is_made(exempt: Exempt):
 
 def test_every_exception_has_a_reason_that_can_be_read():
     assert all(len(exempt.reason) > 40 and exempt.reason.endswith(".") for exempt in EXCEPTIONS)
+
+
+def test_what_is_deployed_without_the_rules_is_what_was_held_to_them(tmp_path):
+    """The rehearsal deploys the app several times, and leaves the rules to these tests."""
+    subprocess.run([sys.executable, "app.py"], cwd=ROOT, check=True, capture_output=True, env={
+        **os.environ, "CDK_OUTDIR": str(tmp_path), "CDK_CONTEXT_JSON": json.dumps({"stage": "rehearsal", "rules": "off"}),
+        "CDK_VALIDATION": "false", "PYTHONPATH": str(ROOT)})
+    assert templates_in(tmp_path) == synthesized("rehearsal").templates
+    assert not (tmp_path / "validation-report.json").exists()

@@ -34,6 +34,10 @@ def test_a_login_reaches_nobody(scripts: Callable[..., Path]):
     assert call(scripts(docker="exit 1"), "login", "--password-stdin", "somewhere").returncode == 0
 
 
+def test_a_build_that_breaks_off_leaves_no_container(scripts: Callable[..., Path]):
+    assert call(scripts(docker='echo "$*"'), "build", "--tag", "a b").stdout == "build --force-rm --tag a b\n"
+
+
 def test_all_else_is_dockers(scripts: Callable[..., Path]):
-    assert call(scripts(docker='echo "$*"; exit 3'), "build", "--tag", "a b").stdout == "build --tag a b\n"
+    assert call(scripts(docker='echo "$*"; exit 3'), "inspect", "a b").stdout == "inspect a b\n"
     assert call(scripts(docker="exit 3"), "build").returncode == 3

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,18 @@ def test_dead_letters_go_back_to_their_queue_as_new_messages(aws: Aws):
     sqs.start_message_move_task(SourceArn=arn)
     assert received(queue) == [("a message", "1")]
     assert sqs.list_message_move_tasks(SourceArn=arn)["Results"][0]["ApproximateNumberOfMessagesMoved"] == 1
+
+
+def test_every_line_of_a_log_has_an_id_of_its_own(aws: Aws):
+    """By it, who follows a log knows a line again."""
+    logs, name = aws("logs"), f"test-{uuid.uuid4().hex[:8]}"
+    logs.create_log_group(logGroupName=name)
+    logs.create_log_stream(logGroupName=name, logStreamName="one")
+    logs.put_log_events(logGroupName=name, logStreamName="one", logEvents=[
+        {"timestamp": round(1000 * time.time()), "message": "the same"} for _ in range(2)])
+    first, again = (logs.filter_log_events(logGroupName=name)["events"] for _ in range(2))
+    assert len({event["eventId"] for event in first}) == 2
+    assert [event["eventId"] for event in first] == [event["eventId"] for event in again]
 
 
 def test_a_bucket_that_holds_something_is_not_deleted(aws: Aws):

@@ -60,3 +60,12 @@ def test_the_table_tells_what_was_rehearsed_what_failed_and_what_was_not(steps: 
     words = ("rehearsed", "failed", "not rehearsed")
     told = [line.strip().split("  ")[0] for line in written(steps).splitlines() if line.strip().startswith(words)]
     assert told == ["rehearsed", "failed", "not rehearsed"]
+
+
+def test_the_table_tells_the_seconds_of_each_step(steps: Steps):
+    with steps.check("predict") as step:
+        step.notes.append("Forest")
+    step.seconds = 12.34
+    steps.console.print(steps.table([]))
+    [row] = [line.split() for line in written(steps).splitlines() if line.strip().startswith("rehearsed")]
+    assert row == ["rehearsed", "predict", "12.3", "Forest"]
