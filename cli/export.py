@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cli.interruption import ended_tidily
 from cli.progress import steps
 from cli.trained import PREPARED, add_source_options, read_source
 
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outliers", metavar="PICTURES", help="pictures of another kind, to measure in_distribution with")
 
 
+@ended_tidily()
 def run(arguments: argparse.Namespace) -> int:
     """Run the chain, a line and a bar a step."""
     from model_export.export import export

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cli.progress import steps
 from cli.trained import add_source_options, read_source
 
 
@@ -24,8 +25,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the graph and say what it is."""
     from model_export.graph import opset, write_graph
 
-    source = read_source(arguments)
-    write_graph(source.model, source.spec, arguments.out)
+    with steps() as (step, advance):
+        step("reading weights and pictures")
+        source = read_source(arguments, advance)
+        step("writing ONNX")
+        write_graph(source.model, source.spec, arguments.out)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, opset {opset(arguments.out)}, "
           f"{source.spec.side} px, {len(source.labels)} labels")
     return 0

@@ -15,6 +15,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cli.environment import bundle_folder, read_settings
+from cli.interruption import ended_tidily
 
 if TYPE_CHECKING:
     from shutterless.manifests import BundleFile
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", help="of the bundle with the new graph (default: the next number)")
 
 
+@ended_tidily()
 def run(arguments: argparse.Namespace) -> int:
     """Write the new version, and say what it cost."""
     from model_export.optimise import add

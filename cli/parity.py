@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cli.progress import steps
 from cli.trained import PREPARED, add_source_options, read_source
 
 
@@ -24,10 +25,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare, and print the largest differences."""
     from model_export.export import PARITY_PICTURES, sample, source_pixels
     from model_export.parity import check_parity
+    from model_export.watched import watched
 
-    source = read_source(arguments)
-    pixels = source_pixels(source, PREPARED)[sample(source, "test", PARITY_PICTURES)]
-    parity = check_parity(source.model, source.spec, arguments.graph, pixels)
+    with steps() as (step, advance):
+        step("reading weights and pictures")
+        source = read_source(arguments, advance)
+        pixels = source_pixels(source, PREPARED, advance)[sample(source, "test", PARITY_PICTURES)]
+        step("asking torch and ONNX the same")
+        parity = check_parity(source.model, source.spec, arguments.graph, watched(pixels, 2 * len(pixels), advance))
     print(f"top-1 equal on {parity.top1_agreement:.2%} of {parity.n} pictures; largest difference of a logit "
           f"{parity.logits_difference:.1e}, of a confidence {parity.confidence_difference:.1e}")
     return 0

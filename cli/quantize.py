@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cli.interruption import ended_tidily
 from cli.progress import steps
 from cli.trained import PREPARED, add_source_options, read_source
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="how ranges are chosen (default: %(default)s)")
 
 
+@ended_tidily()
 def run(arguments: argparse.Namespace) -> int:
     """Quantise beside the target, judge, and only then put it there."""
     from model_export.errors import ExportError
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         source = read_source(arguments, advance)
         if source.pictures is None:
             raise ExportError("int8 needs pictures to calibrate on. Give a folder or zip of them: --calibration FOLDER.")
-        pixels = source_pixels(source, PREPARED)
+        pixels = source_pixels(source, PREPARED, advance)
         unfinished = arguments.out.with_suffix(".unfinished")
         try:
             step("calibrating")

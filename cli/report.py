@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cli.progress import steps
 from cli.trained import PREPARED, add_source_options, read_source
 
 
@@ -31,16 +32,25 @@ def run(arguments: argparse.Namespace) -> int:
     from model_export.judge import judge_outliers, judge_speed
     from model_export.parity import check_parity
     from model_export.runtime import Graph
+    from model_export.watched import watched
 
-    source = read_source(arguments)
-    if source.pictures is None:
-        raise ExportError("A report needs pictures. Give a folder of class folders, --data FOLDER, or any: --calibration FOLDER.")
-    pixels, final = source_pixels(source, PREPARED), Graph(arguments.int8 or arguments.graph)
-    parity = check_parity(source.model, source.spec, arguments.graph, pixels[sample(source, "test", PARITY_PICTURES)])
-    judgement = judge_pictures(source, pixels, arguments.graph, arguments.int8)
-    if arguments.outliers:
-        judge_outliers(judgement, source, pixels, final, arguments.outliers)
-    judge_speed(judgement, final.path, final, source.spec.side)
+    with steps() as (step, advance):
+        step("reading weights and pictures")
+        source = read_source(arguments, advance)
+        if source.pictures is None:
+            raise ExportError("A report needs pictures. Give a folder of class folders, --data FOLDER, or any: --calibration "
+                              "FOLDER.")
+        pixels, final = source_pixels(source, PREPARED, advance), Graph(arguments.int8 or arguments.graph)
+        step("asking torch and ONNX the same")
+        few = pixels[sample(source, "test", PARITY_PICTURES)]
+        parity = check_parity(source.model, source.spec, arguments.graph, watched(few, 2 * len(few), advance))
+        step("judging")
+        judgement = judge_pictures(source, pixels, arguments.graph, arguments.int8, advance=advance)
+        if arguments.outliers:
+            step("asking about pictures of another kind")
+            judge_outliers(judgement, source, pixels, final, arguments.outliers, advance)
+        step("timing")
+        judge_speed(judgement, final.path, final, source.spec.side)
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_card(source, arguments.out, final.path.stem, parity, judgement)
     print(f"report: {arguments.out / 'report.html'}")

@@ -15,10 +15,12 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.interruption import ended_tidily
 from cli.trained import PREPARED
 
 if TYPE_CHECKING:
@@ -49,14 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bfloat16", action="store_true", help="faster on processors with AMX or AVX512-BF16, for ResNets")
 
 
+@ended_tidily()
 def run(arguments: argparse.Namespace) -> int:
     """Train, with a bar for preparing and one per epoch."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from model_export.calibration import left_out
     from model_export.train import Progress as Step
     from model_export.train import Training, train
 
     training = _training(arguments, Training)
+    if said := left_out(Path(arguments.data)):
+        print(f"{arguments.data}{said}", file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[note]}"))
     with Progress(*columns) as bars:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.datasets import Pictures, hidden_names, picture_names, prepare_readable, split
+from model_export.datasets import Pictures, decoded, hidden_names, picture_names, prepare_readable, split
 from model_export.errors import ExportError
+from shutterless.errors import BadPicture
 from shutterless.manifests import InputSpec
 
 MOST_UNLABELLED = 2048  # a random choice of more would move no range of int8
 LEAST_PER_CLASS = 3  # one for each part of a split
+MOST_OUTLIERS = 1000
 MOST_NAMED = 20  # broken pictures
 
 
@@ -40,15 +42,36 @@ def find_calibration(root: str | Path, labels: Sequence[str], spec: InputSpec, p
     n = len(listed.names)
     pictures, skipped = prepare_readable(listed, spec, prepared, lambda one: advance(one, n)) if n else (listed, {})
     if not pictures.names:
-        raise ExportError(f"{root.name} holds no picture that can be read{_skipped(skipped)}{_hidden(root)}. Give a folder or "
+        raise ExportError(f"{root.name} holds no picture that can be read{_skipped(skipped)}{left_out(root)}. Give a folder or "
                           "zip of pictures like those that the network was trained on.")
     labelled = bool((pictures.targets >= 0).all())
     said = "labelled by their folders" if labelled else "without labels" + strange
     if labelled and _too_few(pictures):
         labelled, said = False, f"labels not used, since a class has fewer than {LEAST_PER_CLASS} pictures"
     parts = split(pictures, seed=0, val=0.2, test=0.4) if labelled else halves(len(pictures.names))
-    said = f"{len(pictures.names)} of {root.name}, {said}{_skipped(skipped)}{_hidden(root)}"
+    said = f"{len(pictures.names)} of {root.name}, {said}{_skipped(skipped)}{left_out(root)}"
     return Calibration(pictures, parts, labelled, said)
+
+
+def find_outliers(root: str | Path, spec: InputSpec,
+                  advance: Callable[[int, int], object] = lambda n, total: None) -> tuple[NDArray[np.uint8], str]:
+    """Pixels uint8 (n, side, side, 3) of pictures of another kind, in a zip or folder, the first 1,000 by name; and what is to be
+    said of them. Raises ExportError when there is no readable picture."""
+    root = Path(root)
+    names = picture_names(root)
+    pictures = Pictures(root, tuple(names[:MOST_OUTLIERS]), np.zeros(len(names[:MOST_OUTLIERS]), np.int64), ("outlier",))
+    found, skipped = [], dict[str, str]()
+    for name, picture in zip(pictures.names, decoded(pictures, spec), strict=True):
+        advance(1, len(pictures.names))
+        if isinstance(picture, BadPicture):
+            skipped[name] = str(picture)
+        else:
+            found.append(picture)
+    if not found:
+        raise ExportError(f"{root.name} holds no picture that can be read{_skipped(skipped)}{left_out(root)}. Give a folder or "
+                          "zip of pictures of another kind.")
+    first = f", the first {MOST_OUTLIERS} of {len(names)} by name" if len(names) > MOST_OUTLIERS else ""
+    return np.stack(found), f"{len(found)} of {root.name}{first}{_skipped(skipped)}{left_out(root)}"
 
 
 def folder_labels(root: str | Path) -> tuple[str, ...]:
@@ -92,7 +115,8 @@ def _skipped(skipped: dict[str, str]) -> str:
     return f"; {len(skipped)} skipped ({named}{'; and others' if len(skipped) > MOST_NAMED else ''})"
 
 
-def _hidden(root: Path) -> str:
+def left_out(root: Path) -> str:
+    """The end of a sentence about the pictures of a folder or zip: which are not read for their names, if there are any."""
     names = hidden_names(root)
     if not names:
         return ""

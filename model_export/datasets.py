@@ -152,7 +152,7 @@ def prepare_readable(pictures: Pictures, spec: InputSpec, target: Path, advance:
     good: list[int] = []
     skipped: dict[str, str] = {}
     try:
-        for i, picture in enumerate(_decoded(pictures, spec)):
+        for i, picture in enumerate(decoded(pictures, spec)):
             advance(1)
             if isinstance(picture, BadPicture):
                 skipped[pictures.names[i]] = str(picture)
@@ -177,7 +177,7 @@ def _prepared(pictures: Pictures, spec: InputSpec, target: Path) -> Path:
     return target / f"pixels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
 
 
-def _decoded(pictures: Pictures, spec: InputSpec) -> Iterator[NDArray[np.uint8] | BadPicture]:
+def decoded(pictures: Pictures, spec: InputSpec) -> Iterator[NDArray[np.uint8] | BadPicture]:
     """Pixels uint8 (side, side, 3) of each picture in order, or why it has none."""
     def one(name: str) -> NDArray[np.uint8] | BadPicture:
         try:
@@ -191,14 +191,3 @@ def _decoded(pictures: Pictures, spec: InputSpec) -> Iterator[NDArray[np.uint8] 
     with pictures.opened() as read, ThreadPoolExecutor() as pool:
         while batch := list(islice(named, 256)):
             yield from pool.map(one, batch)
-
-
-def find_outliers(root: str | Path, spec: InputSpec, most: int = 1000) -> NDArray[np.uint8]:
-    """Pixels uint8 (n, side, side, 3) of pictures of another kind, in a zip or folder without classes."""
-    root = Path(root)
-    names = picture_names(root)[:most]
-    pictures = Pictures(root, tuple(names), np.zeros(len(names), np.int64), ("outlier",))
-    found = [pixels for pixels in _decoded(pictures, spec) if not isinstance(pixels, BadPicture)]
-    if not found:
-        raise ExportError(f"{root.name} holds no pictures. Give a folder or zip of pictures of another kind.")
-    return np.stack(found)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from model_export.quantize import Unproven, quantize
 from model_export.report import Section
 from model_export.runtime import Graph
 from model_export.source import Source
+from model_export.unfinished import written_whole
 from model_export.watched import Advance, watched
 from shutterless.manifests import Manifest, OptimisedGraph, is_slug, parse_manifest
 
@@ -40,39 +39,34 @@ def export(source: Source, *, name: str, version: str, models: Path, prepared: P
     for int8. `outliers`: pictures of another kind, to measure how well `in_distribution` tells them apart. `when` a graph
     for machines like this one is added: "always", "shared" (where it needs no weights of its own) or "never". `step` is told
     each step in a sentence, `advance` how many of how many pictures that step was just given.
-    Raises ExportError, and leaves nothing behind, when a step refuses the model or that version exists.
+    Raises ExportError, and leaves nothing behind, when a step refuses the model, that version exists, or another process is
+    writing it.
     """
     for kind, value in (("name", name), ("version", version)):
         if not is_slug(value):
             raise ExportError(f"--{kind}: expected letters, digits, dots, dashes and underscores, got {value!r}. Choose another.")
-    target = models / name / version
-    if target.exists():
-        raise ExportError(f"{name}/{version} exists, and a version never changes. Give another: --version.")
     if precision == "int8" and not source.pictures:
         raise ExportError("int8 needs pictures to calibrate on. Give a folder or zip of them, --calibration FOLDER, or choose "
                           "--precision fp32.")
-    unfinished = target.with_name(f".{version}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        _fill(source, unfinished, name, version, precision, prepared, method, outliers, when, step, advance)
-        unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        with suppress(OSError):  # other versions are in it
-            target.parent.rmdir()
-        raise
-    return target
+    if outliers and not source.pictures:
+        raise ExportError("--outliers are pictures to tell the model's own from, and none of those were given. Give them, "
+                          "--calibration FOLDER, or leave --outliers out.")
+    with written_whole(models / name / version) as folder:
+        _fill(source, folder, name, version, precision, prepared, method, outliers, when, step, advance)
+    return models / name / version
 
 
 def _fill(source: Source, folder: Path, name: str, version: str, precision: str | None, prepared: Path, method: str,
           outliers: str | None, when: str, step: Step, advance: Advance) -> None:
     """Every step in order; what is only needed on the way is removed at the end."""
     fp32, int8, portable = folder / "fp32.onnx", folder / "int8.onnx", folder / "model.onnx"
+    if source.pictures:
+        step("pictures: preparing them")
+    pixels = source_pixels(source, prepared, advance)
     step("graph: writing ONNX")
     write_graph(source.model, source.spec, fp32)
-    pixels = source_pixels(source, prepared)
-    asked = pixels[sample(source, "test", PARITY_PICTURES)]
+    few = pixels[sample(source, "test", PARITY_PICTURES)]
+    asked = watched(few, 2 * len(few), advance)
     step("parity: asking torch and ONNX the same")
     parity = check_parity(source.model, source.spec, fp32, asked)
     precision, judgement = _choose(source, pixels, fp32, int8, precision, method, step, advance)
@@ -80,7 +74,7 @@ def _fill(source: Source, folder: Path, name: str, version: str, precision: str 
     serving, optimised = make_serving(int8 if precision == "int8" else fp32, portable, when, asked)
     if source.pictures and outliers:
         step("report: asking about pictures of another kind")
-        judge_outliers(judgement, source, pixels, serving, outliers)
+        judge_outliers(judgement, source, pixels, serving, outliers, advance)
     step("report: timing")
     judge_speed(judgement, portable, serving, source.spec.side, len(asked))
     for scratch in (fp32, int8):
@@ -126,10 +120,11 @@ def judge_pictures(source: Source, pixels: Pixels, fp32: Path, int8: Path | None
     return judge_agreement(source, watched(pixels, total, advance), int8 or fp32, int8=int8 is not None, insisted=insisted)
 
 
-def source_pixels(source: Source, prepared: Path) -> Pixels:
+def source_pixels(source: Source, prepared: Path, advance: Advance = lambda n, total: None) -> Pixels:
     """The source's pictures as uint8 (N, side, side, 3), or 32 of noise where it has none."""
     if source.pictures:
-        return prepare(source.pictures, source.spec, prepared)
+        total = len(source.pictures.names)
+        return prepare(source.pictures, source.spec, prepared, lambda n: advance(n, total))
     side = source.spec.side
     return np.random.default_rng(0).integers(0, 256, (32, side, side, 3), dtype=np.uint8)
 

@@ -15,13 +15,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model_export import metrics, report, runtime
-from model_export.datasets import find_outliers
+from model_export.calibration import find_outliers
 from model_export.parity import Parity, measure
 from model_export.quantize import check_drop
 from model_export.report import Section, percent
 from model_export.runtime import Graph
 from model_export.source import Source
 from model_export.train import predict
+from model_export.watched import Advance
 from shutterless.manifests import weights_of
 
 IN_DISTRIBUTION_SHARE = 0.99  # of the pictures of val lie above the threshold
@@ -86,15 +87,20 @@ def _calibrate(judgement: Judgement, on_val: metrics.Logits, val: metrics.Target
     judgement.figures["in_distribution"] = {"kept": asdict(kept)}
 
 
-def judge_outliers(judgement: Judgement, source: Source, pixels: Pixels, serving: Graph, outliers: str) -> None:
-    """AUROC of the energy score: test pictures against pictures of another kind."""
-    strange = find_outliers(outliers, source.spec)
+def judge_outliers(judgement: Judgement, source: Source, pixels: Pixels, serving: Graph, outliers: str,
+                   advance: Advance = lambda n, total: None) -> None:
+    """AUROC of the energy score: test pictures against pictures of another kind. Without a threshold nothing is told apart."""
+    if judgement.threshold is None:
+        judgement.rows.append(("told from pictures of another kind", "not measured: too few pictures to choose a threshold on"))
+        return
+    strange, said = find_outliers(outliers, source.spec, advance)
     inside = metrics.energy(runtime.run(serving, pixels, source.parts["test"]))
     outside = metrics.energy(runtime.run(serving, strange, np.arange(len(strange))))
-    threshold = judgement.threshold or 0.0
+    threshold = judgement.threshold
     kept, refused = (metrics.share(int(found.sum()), len(found)) for found in (inside >= threshold, outside < threshold))
     found = metrics.auroc(inside, outside)
     judgement.figures["in_distribution"] |= {"auroc": round(found, 4), "strangers_refused": asdict(refused)}
+    judgement.rows.append(("pictures of another kind", said))
     judgement.rows.append(("told from pictures of another kind", f"AUROC {found:.4f}; {percent(refused)} of them refused"))
     judgement.sections.append(report.strangers_section(inside, outside, threshold, kept, refused))
 

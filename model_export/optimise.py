@@ -25,9 +25,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from model_export import runtime
 from model_export.errors import ExportError
 from model_export.runtime import Graph
+from model_export.unfinished import written_whole
 from shutterless.bundles import Bundle
 from shutterless.hardware import Machine, this_machine
 from shutterless.manifests import BundleFile, OptimisedGraph, is_slug, parse_manifest, weights_of
+from shutterless.signatures import SIGNATURE
 
 BLOCKS = "com.microsoft.nchwc"  # the domain of what works on blocks of channels
 ARM_FEATURES = ("asimddp", "i8mm")
@@ -106,23 +108,19 @@ def add(bundle: Bundle, version: str | None = None) -> Path:
     """Write another version of `bundle`, beside it, with a graph for machines like this one; returns its folder.
 
     A version never changes, and the manifest's digest is part of every answer: so it is a new one, by default the next
-    number. Raises ExportError when there is such a graph already, none can be made here, or that version exists.
+    number. A signature is of the old one, and is not copied. Raises ExportError when there is such a graph already, none can be
+    made here, or that version exists.
     """
     version = version or _next(bundle.manifest.version)
     if bundle.optimised:
         raise ExportError(f"{bundle.graph()[0]} was made for machines like this one already. There is nothing to add.")
-    if not is_slug(version) or (bundle.folder.parent / version).exists():
-        raise ExportError(f"{bundle.manifest.name}/{version} exists, or is no name of a version. Give another: --version.")
+    if not is_slug(version):
+        raise ExportError(f"--version: expected letters, digits, dots, dashes and underscores, got {version!r}. Give another: "
+                          "--version.")
     target = bundle.folder.with_name(version)
-    unfinished = target.with_name(f".{version}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        shutil.copytree(bundle.folder, unfinished)
-        _add(bundle, unfinished, version)
-        unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with written_whole(target) as folder:
+        shutil.copytree(bundle.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SIGNATURE))
+        _add(bundle, folder, version)
     return target
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model_export.architectures import LITE_SIZES, build
-from model_export.calibration import find_calibration, folder_labels
+from model_export.calibration import find_calibration, folder_labels, left_out
 from model_export.datasets import Pictures, find_pictures, names_digest, split
 from model_export.errors import ExportError
 from model_export.imagenet import LITE_WEIGHTS_LICENCE
@@ -93,7 +93,8 @@ def from_network(network: Network, *, labels: Path | None = None, data: str | No
     pictures, parts = None, dict[str, NDArray[np.int64]]()
     if data:
         pictures = _relabel(find_pictures(data), names)
-        parts, said = split(pictures, seed=0, val=0.2, test=0.4), f"{len(pictures.names)} of {pictures.root.name}"
+        parts = split(pictures, seed=0, val=0.2, test=0.4)
+        said = f"{len(pictures.names)} of {pictures.root.name}{left_out(pictures.root)}"
     elif calibration:
         found = find_calibration(calibration, names, spec, prepared, advance)
         pictures, parts, labelled, said = found.pictures, found.parts, found.labelled, found.said

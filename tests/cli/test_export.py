@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,23 @@ def test_imagenet_weights_that_torch_has_fetched_bring_labels_and_preprocessing(
     assert answer["label"] == categories[answer["pred_index"]]
     spec = json.loads(Path("models/resnet18/1/manifest.json").read_text())["input"]
     assert (spec["size"], spec["resize"], spec["crop"]) == (256, "shorter side", 224)
+
+
+@pytest.mark.parametrize(("name", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_export_that_is_broken_off_leaves_no_bundle_and_the_next_one_works(workplace: Path, start, name, code: int):
+    from shutterless.bundles import list_bundles
+
+    arguments = ["export", "net.pth", "--arch", "usernets:Net", "--size", "32", "--calibration", "tiles", "--name", "roofs"]
+    process = start(*arguments)
+    while not Path("models/roofs/.1.unfinished").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(name)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert list_bundles("models") == []
+    assert Path("models/roofs").exists() == (name == signal.SIGKILL)
+    assert main(arguments) == 0
+    assert list_bundles("models") == [Path("models/roofs/1")]
+    assert main(["check", "models/roofs/1"]) == 0
+    assert [path.name for path in Path("models/roofs").iterdir()] == ["1"]

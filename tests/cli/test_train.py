@@ -30,10 +30,13 @@ def test_a_training_and_its_export_from_the_command_line(tmp_path: Path, monkeyp
         for i in range(30):
             pixels = generator.normal(colour, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / label / f"{i}.png")
+    (tmp_path / "data" / "red" / ".thumbnail.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     assert main(["train", "data", "--arch", "resnet18", "--weights", "none", "--size", "32", "--epochs", "2", "--batch", "8",
                  "--averaging", "0.5", "--out", "run"]) == 0
-    assert "test pictures (95 % interval" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "test pictures (95 % interval" in said.out
+    assert "data; 1 left out, since their names begin with a dot (red/.thumbnail.png)" in said.err
     assert main(["export", "run", "--name", "colours"]) == 0
     assert "bundle: models/colours/1" in capsys.readouterr().out
     assert main(["check", "models/colours/1"]) == 0

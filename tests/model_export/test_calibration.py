@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_export.calibration import find_calibration, folder_labels
+from model_export.calibration import find_calibration, find_outliers, folder_labels
 from model_export.datasets import prepare
 from model_export.errors import ExportError
 from shutterless.manifests import InputSpec
@@ -116,3 +116,26 @@ def test_pictures_of_the_same_names_in_another_place_are_other_pictures(tmp_path
 def test_folder_names_are_labels_only_where_every_picture_lies_in_a_folder(class_folders: Path, flat_pictures: Path):
     assert folder_labels(class_folders) == KINDS
     assert folder_labels(flat_pictures) == ()
+
+
+def test_pictures_of_another_kind_come_from_anywhere_and_what_was_not_taken_is_told(flat_pictures: Path, tmp_path: Path,
+                                                                                    monkeypatch):
+    path = tmp_path / "strangers.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(4):
+            archive.write(flat_pictures / f"{i}.png", f"deep/{i}.png")
+        archive.write(flat_pictures / "torn.png", "deep/0torn.png")
+        archive.write(flat_pictures / "0.png", "deep/.thumbnail.png")
+    monkeypatch.setattr("model_export.calibration.MOST_OUTLIERS", 4)
+    seen: list[tuple[int, int]] = []
+    pixels, said = find_outliers(path, SPEC, lambda n, total: seen.append((n, total)))
+    assert pixels.shape == (3, SPEC.side, SPEC.side, 3)
+    assert said.startswith("3 of strangers.zip, the first 4 of 5 by name; 1 skipped (deep/0torn.png: ")
+    assert said.endswith("; 1 left out, since their names begin with a dot (deep/.thumbnail.png)")
+    assert seen == [(1, 4)] * 4
+
+
+def test_a_place_without_strangers_is_refused(tmp_path: Path):
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ExportError, match=r"holds no picture that can be read; 1 skipped \(torn\.png: "):
+        find_outliers(tmp_path, SPEC)

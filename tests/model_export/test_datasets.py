@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_export.datasets import find_outliers, find_pictures, names_digest, prepare, split
+from model_export.datasets import find_pictures, names_digest, prepare, split
 from model_export.errors import ExportError
 from shutterless.manifests import InputSpec
 
@@ -79,11 +79,6 @@ def test_a_class_too_small_to_split_is_named(tmp_path: Path):
             Image.new("RGB", (8, 8)).save(tmp_path / kind / f"{i}.png")
     with pytest.raises(ExportError, match="Class few has 2"):
         split(find_pictures(tmp_path), seed=0, val=0.1, test=0.1)
-
-
-def test_outliers_come_from_folders_without_classes(tmp_path: Path):
-    Image.new("RGB", (8, 9)).save(tmp_path / "one.png")
-    assert find_outliers(tmp_path, InputSpec(size=4)).shape == (1, 4, 4, 3)
 
 
 def test_eurosat_is_read_from_its_official_zip(eurosat_zip: Path):

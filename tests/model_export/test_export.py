@@ -302,3 +302,16 @@ def test_without_labels_an_int8_graph_that_names_others_gives_way_to_fp32_unless
     with pytest.raises(ExportError, match=r"int8 is not taken: .*--precision fp32"):
         chain.export(source, name="other", version="1", models=tmp_path, prepared=tmp_path / "prepared", precision="int8")
     assert not (tmp_path / "other").exists()
+
+
+def test_strangers_without_pictures_of_the_model_s_own_kind_are_refused_or_said_to_be_too_few(
+        run: Path, unlabelled, flat_pictures: Path, tmp_path: Path):
+    from model_export.errors import ExportError
+    from model_export.export import export
+
+    with pytest.raises(ExportError, match="--outliers are pictures to tell the model's own from"):
+        export(given(run / "weights.pth", tmp_path), name="mine", version="1", models=tmp_path, prepared=tmp_path,
+               outliers=str(flat_pictures))
+    folder = export(unlabelled("trained"), name="mine", version="1", models=tmp_path, prepared=tmp_path / "prepared",
+                    precision="fp32", outliers=str(flat_pictures))
+    assert "not measured: too few pictures to choose a threshold on" in (folder / "report.md").read_text()

@@ -218,3 +218,8 @@ def test_a_graph_that_is_refused_leaves_no_half_written_version(old, monkeypatch
     with pytest.raises(ExportError, match="does not tell what its CPU can do"):
         add(read_bundle(old))
     assert [path.name for path in old.parent.iterdir()] == ["1.9"]
+
+
+def test_a_signature_of_the_old_version_is_not_copied(old):
+    (old / "model.sig").write_text("of 1.9")
+    assert not (add(read_bundle(old)) / "model.sig").exists()
