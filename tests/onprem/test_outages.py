@@ -149,16 +149,19 @@ def test_ten_seconds_without_a_database_under_load_lose_no_upload_and_repeat_non
 
     with ThreadPoolExecutor(8) as pool:
         uploading = [pool.submit(upload, number) for number in range(8)]
-        wait_until(lambda: len(kept) > 8)
-        getattr(wire, outage)()
-        before = len(kept)
-        ends_s = time.monotonic() + OUTAGE_S
-        while time.monotonic() < ends_s:
-            predicted.append(client.post("/predict", content=jpeg()).status_code)
-            time.sleep(0.5)
-        wire.mend()
-        wait_until(lambda: len(kept) > before + 16)  # those that were under way when it began may have come through; so must more
-        over.set()
+        try:
+            wait_until(lambda: len(kept) > 8)
+            getattr(wire, outage)()
+            before = len(kept)
+            ends_s = time.monotonic() + OUTAGE_S
+            while time.monotonic() < ends_s:
+                predicted.append(client.post("/predict", content=jpeg()).status_code)
+                time.sleep(0.5)
+            wire.mend()
+            wait_until(lambda: len(kept) > before + 16)  # more than were under way when it began
+        finally:
+            wire.mend()
+            over.set()
         for each in uploading:
             each.result(60)
     assert statuses <= {200, 202, 503}
