@@ -46,7 +46,7 @@ BATCH: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipar
 
 ANNOUNCEMENT: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {
     "schema": {"type": "object", "required": ["content_type", "size_bytes"],
-               "properties": {"content_type": {"type": "string", "examples": ["image/jpeg"]},
+               "properties": {"content_type": {"type": "string", "enum": [*_PICTURE_TYPES]},
                               "size_bytes": {"type": "integer", "minimum": 1}, "task": _TEXT, "true_label": _TEXT}}}}}}
 
 FORM: dict[str, Any] = {"security": [], "requestBody": {"required": True, "content": {"multipart/form-data": {

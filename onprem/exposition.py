@@ -55,9 +55,9 @@ class _Service(Collector):
 
     def _door_itself(self) -> Iterator[Metric]:
         intake, model = self._door.intake, self._door.shelf.default.model
-        yield _gauge("bodies_held", "Request bodies in memory: being read, waiting or worked on.", intake.requests)
+        yield _gauge("bodies_held", "Request bodies that are whole: waiting or worked on.", intake.requests)
         yield _gauge("bodies_held_limit", "Bodies beyond this are answered 503.", intake.max_requests)
-        yield _gauge("bodies_held_bytes", "Bytes of these bodies.", intake.held_bytes)
+        yield _gauge("bodies_held_bytes", "Bytes of these bodies, and of those that are still coming.", intake.held_bytes)
         yield _gauge("bodies_held_limit_bytes", "Bytes beyond this are answered 503.", intake.max_held_bytes)
         yield _gauge("compute_workers", "Pictures that are worked on at the same time.", self._door.settings.workers)
         yield InfoMetricFamily(f"{NAMESPACE}_build", "What runs here.", {

@@ -20,7 +20,8 @@ class Intake:
     """Hands out whole bodies. Its counters are touched by the event loop only, so they need no lock.
 
     max_bytes: of a picture; its body may be half as long again (base64 in lines).
-    max_requests: bodies held at the same time.
+    max_requests: bodies that are whole, waiting or worked on, at the same time. One that is still coming takes no place, only its
+    bytes: clients that send slowly keep nobody out.
     """
 
     def __init__(self, *, max_bytes: int, max_requests: int, held_bytes: int = HELD_BYTES) -> None:
@@ -37,17 +38,23 @@ class Intake:
         Raises TooLarge as soon as a byte too many is announced or arrives, Overloaded when too much is held already,
         and HTTP 408 when the body comes slower than MIN_BYTES_PER_S.
         """
-        if self.requests >= self.max_requests:
-            raise Overloaded("The server has its hands full of requests. Send this one again in a second.")
-        self.requests += 1
+        self._expect_place()
         chunks: list[bytes] = []
         try:
             await self._read(request, chunks)
             chunks[:] = [b"".join(chunks)]  # the pieces go: a body is held once
-            yield chunks[0]
+            self._expect_place()
+            self.requests += 1
+            try:
+                yield chunks[0]
+            finally:
+                self.requests -= 1
         finally:
-            self.requests -= 1
             self.held_bytes -= sum(map(len, chunks))
+
+    def _expect_place(self) -> None:
+        if self.requests >= self.max_requests:
+            raise Overloaded("The server has its hands full of requests. Send this one again in a second.")
 
     async def _read(self, request: Request, chunks: list[bytes]) -> None:
         announced = request.headers.get("content-length", "")

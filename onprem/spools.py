@@ -41,11 +41,12 @@ class Received:
     """A form as far as it came: its fields, in order, and its files. `on_file` is asked at the beginning of each file how many
     bytes it may have, and may refuse by raising."""
 
-    def __init__(self, spool: IO[bytes], on_file: Callable[[Received], int], max_fields: int = MAX_FIELDS) -> None:
+    def __init__(self, spool: IO[bytes] | None, on_file: Callable[[Received], int], max_fields: int = MAX_FIELDS) -> None:
+        """spool: a file on the disk, which has to be there before the first `flush`."""
         self.fields: list[tuple[bytes, bytes]] = []
         self.files: list[ReceivedFile] = []
         self.unwritten = bytearray()
-        self._spool, self._on_file, self._max_fields = spool, on_file, max_fields
+        self.spool, self._on_file, self._max_fields = spool, on_file, max_fields
         self._written = 0
         self._head, self._is_file, self._most = Head(b"", None), False, 0
         self._field, self._length = bytearray(), 0
@@ -66,15 +67,15 @@ class Received:
     def flush(self) -> None:
         """Write to the disk what came since the last time. Blocks. Raises Unavailable."""
         with explained("written"):
-            while self.unwritten:
-                count = os.pwrite(self._spool.fileno(), self.unwritten, self._written)
+            while self.unwritten and self.spool is not None:
+                count = os.pwrite(self.spool.fileno(), self.unwritten, self._written)
                 self._written += count
                 del self.unwritten[:count]
 
     def read(self, file: ReceivedFile) -> bytes:
         """The bytes of a file that is kept. Blocks. Raises Unavailable."""
         with explained("read"):
-            return os.pread(self._spool.fileno(), file.length, file.offset)
+            return os.pread(self.spool.fileno(), file.length, file.offset) if self.spool is not None else b""
 
     def _begin(self, head: Head) -> None:
         self._head, self._length, self._field = head, 0, bytearray()
@@ -96,6 +97,9 @@ class Received:
 
 class Spools:
     """Receives forms: so many at the same time, so many bytes on the disk. Only the event loop touches its counters.
+
+    A form takes its place when its first file begins, and `on_file` let it in: until then, it is a few fields in memory, and
+    clients that send those slowly keep nobody out.
 
     folder: where the files go, under no name: when the server ends, however it ends, they are gone.
     """
@@ -119,22 +123,22 @@ class Spools:
         announced = request.headers.get("content-length", "")
         announced_bytes = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
         _check_size(announced_bytes, max_bytes)
-        if self.requests >= self._max_requests or self.held_bytes + announced_bytes > self._max_held_bytes:
-            raise Overloaded("The server has its hands full of uploads. Send this one again in a second.")
-        self.requests += 1
-        held = _Held(self)
-        spool: IO[bytes] | None = None
+        held = _Held(self, announced_bytes)
+        held.expect_place()
+
+        def begin(form: Received) -> int:
+            most = on_file(form)
+            held.take_place()
+            return most
+
+        form = Received(None, begin, max_fields)
         try:
-            held.grow_to(announced_bytes)
-            spool = await run_in_threadpool(self._open)
-            form = Received(spool, on_file, max_fields)
             await self._read(request, reader, form, held, max_bytes)
             yield form
         finally:
-            self.requests -= 1
             held.give_back()
-            if spool is not None:
-                spool.close()
+            if form.spool is not None:
+                form.spool.close()
 
     def _open(self) -> IO[bytes]:
         with explained("written"):
@@ -154,10 +158,19 @@ class Spools:
                 form.take(event)
             if len(form.unwritten) >= WRITE_BYTES:
                 began_s = clock()
-                await run_in_threadpool(form.flush)
+                await run_in_threadpool(self._flush, form)
                 deadline_s += clock() - began_s  # the disk's time is not the client's
         reader.close()
-        await run_in_threadpool(form.flush)
+        await run_in_threadpool(self._flush, form)
+
+    def _flush(self, form: Received) -> None:
+        if form.unwritten and form.spool is None:
+            form.spool = self._open()
+        form.flush()
+
+    @property
+    def is_full(self) -> bool:
+        return self.requests >= self._max_requests
 
     def hold(self, more_bytes: int) -> None:
         """Count bytes as held. Raises Overloaded."""
@@ -167,19 +180,34 @@ class Spools:
 
 
 class _Held:
-    """What one request holds."""
+    """What one request holds: once its first file has begun, a place and what is announced; beyond that, what came."""
 
-    def __init__(self, spools: Spools) -> None:
-        self._spools, self._bytes = spools, 0
+    def __init__(self, spools: Spools, announced_bytes: int) -> None:
+        self._spools, self._announced_bytes = spools, announced_bytes
+        self._bytes, self._has_place = 0, False
+
+    def expect_place(self) -> None:
+        """Raises Overloaded."""
+        if self._spools.is_full:
+            raise Overloaded("The server has its hands full of uploads. Send this one again in a second.")
+
+    def take_place(self) -> None:
+        """At the first call; later ones do nothing. Raises Overloaded."""
+        if not self._has_place:
+            self.expect_place()
+            self.grow_to(self._announced_bytes)
+            self._spools.requests += 1
+            self._has_place = True
 
     def grow_to(self, bytes_: int) -> None:
-        """What is announced is held from the beginning; beyond it, what came. Raises Overloaded."""
+        """Raises Overloaded."""
         if bytes_ > self._bytes:
             self._spools.hold(bytes_ - self._bytes)
             self._bytes = bytes_
 
     def give_back(self) -> None:
         self._spools.held_bytes -= self._bytes
+        self._spools.requests -= self._has_place
 
 
 async def _next(stream: AsyncIterator[bytes], deadline_s: float) -> bytes | None:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -59,6 +60,12 @@ def has_docker() -> bool:
     return True
 
 
+def may_mount() -> bool:
+    """A file system in memory, in a name space of one's own."""
+    probe = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
+    return bool(shutil.which("unshare")) and subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
 NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
     "torch": (lambda: imports("torch", "torchvision"), "torch and torchvision do not import", "make install-export"),
     "eurosat": (lambda: data_file("EuroSAT.zip"), "EuroSAT.zip is not there",
@@ -73,6 +80,7 @@ NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
              "make test installs it"),
     "docker": (lambda: imports("docker") and has_docker(), "Docker does not answer, or has no base image to build on",
                "start Docker; where no container registry can be reached, make base"),
+    "mounts": (may_mount, "no file system can be mounted", "on Linux, allow user name spaces (kernel.unprivileged_userns_clone)"),
     "emulator": (lambda: (ROOT / "var/rehearsal/venv/made").is_file(), "the emulator of AWS has no environment yet",
                  "make var/rehearsal/venv/made"),
 }

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -88,15 +88,15 @@ def settle() -> Callable[[httpx.Client, str], dict[str, Any]]:
 
 
 class Process:
-    """`shutterless serve` as a process of its own."""
+    """`shutterless serve` as a process of its own, where need be behind a command that starts it."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, starter: Sequence[str] = (), **settings: object) -> None:
         environ = {name: value for name, value in os.environ.items()
                    if not name.startswith("SHUTTERLESS_") and name not in ("DATABASE_URL", "MODEL_URI")}
         code = ("import os; from onprem.server import serve; from shutterless.settings import Settings; "
                 "serve(Settings.from_environment(os.environ))")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code], env=environ | {name: str(value) for name, value in settings.items()},
+            [*starter, sys.executable, "-c", code], env=environ | {name: str(value) for name, value in settings.items()},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
     def url(self) -> str:

@@ -119,7 +119,8 @@ def test_more_forms_than_are_bounded_are_told_to_come_back(open_door, jpeg) -> N
     address = urlsplit(str(client.base_url))
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         connection.sendall(b"POST /upload_batch HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-                           b"Content-Length: 3000\r\n\r\n")
+                           b"Content-Length: 3000\r\n\r\n"
+                           b"--b\r\nContent-Disposition: form-data; name=files; filename=a.jpg\r\n\r\n")
         for _ in range(1000):
             if client.door.spools.requests:
                 break

@@ -1,10 +1,13 @@
 import base64
+import contextlib
 import json
 import re
+import socket
 import sqlite3
 import stat
 import threading
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -54,6 +57,18 @@ def test_a_form_that_is_sent_many_times_at_once_is_one_row_with_one_answer(open_
     assert set(statuses) <= {204, 503}
     assert settle(client, form["request_id"])["status"] == "done"
     assert client.get("/stats").json()["by_status"] == {"pending": 0, "done": 1, "failed": 0, "stalled": 0}
+
+
+def test_clients_without_a_signature_that_send_slowly_keep_no_form_out(open_door, jpeg, settle) -> None:
+    client = open_door(max_waiting=2, api_keys=("key",), headers={"x-api-key": "key"})
+    form, address = announced(client, jpeg("green")), urlsplit(str(client.base_url))
+    with contextlib.ExitStack() as slow:
+        for _ in range(50):
+            connection = slow.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))
+            connection.sendall(b"POST /uploads/form HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                               b"Content-Length: 3000\r\n\r\n--b\r\nContent-Disposition: form-data; name=key\r\n\r\nupl")
+        assert post(client, form, jpeg("green")).status_code == 204
+    assert settle(client, form["request_id"])["predicted_label"] == "green"
 
 
 def test_the_policy_holds_key_type_size_and_time(client, jpeg) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import socket
 import threading
 import time
@@ -5,6 +6,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+
+from shutterless.classifier import Classifier
 
 CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
 
@@ -63,19 +66,38 @@ def test_a_body_that_comes_too_slowly_gives_its_place_back(open_door, monkeypatc
 def test_a_client_that_hangs_up_gives_its_place_back(open_door, jpeg) -> None:
     client = open_door(max_waiting=1)
     with raw(client, "Content-Length: 1000", b"x"):
-        wait_for(lambda: client.door.intake.requests == 1)
-    wait_for(lambda: client.door.intake.requests == 0)
+        wait_for(lambda: client.door.intake.held_bytes == 1)
+    wait_for(lambda: client.door.intake.held_bytes == 0)
     assert client.post("/predict", content=jpeg()).status_code == 200
 
 
-def test_above_max_waiting_requests_are_told_to_come_back(open_door, jpeg) -> None:
+def test_clients_that_send_slowly_keep_nobody_out(open_door, jpeg) -> None:
     client = open_door(max_waiting=2)
-    with raw(client, "Content-Length: 1000", b"x"), raw(client, "Content-Length: 1000", b"x"):
+    with contextlib.ExitStack() as slow:
+        for _ in range(200):
+            slow.enter_context(raw(client, "Content-Length: 1000", b"x"))
+        wait_for(lambda: client.door.intake.held_bytes == 200)
+        assert client.post("/predict", content=jpeg("blue")).json()["label"] == "blue"
+        assert client.post("/upload", content=jpeg()).status_code == 200
+    wait_for(lambda: client.door.intake.held_bytes == 0)
+
+
+def test_above_max_waiting_requests_are_told_to_come_back(open_door, jpeg, monkeypatch) -> None:
+    client, busy = open_door(max_waiting=2), threading.Event()
+    answers = Classifier.answers
+    monkeypatch.setattr(Classifier, "answers", lambda *arguments: busy.wait(30) and answers(*arguments))
+    client.door.shelf.default.run_s = 1.0  # not on the event loop
+    length = f"Content-Length: {len(jpeg())}"
+    with raw(client, length, jpeg()[:-1]) as late, raw(client, length, jpeg()) as first, raw(client, length, jpeg()) as second:
         wait_for(lambda: client.door.intake.requests == 2)
+        late.sendall(jpeg()[-1:])
+        assert status(late) == 503, "its body was taken, and there is no place for it now"
         answer = client.post("/predict", content=jpeg())
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert client.get("/health").status_code == 200
+        busy.set()
+        assert [status(first), status(second)] == [200, 200]
     wait_for(lambda: client.door.intake.requests == 0)
     assert client.post("/predict", content=jpeg()).status_code == 200
 
