@@ -172,6 +172,15 @@ def access_logs_are_json_without_bodies_keys_addresses_and_typed_paths(template:
     assert settings["LoggingLevel"] == "ERROR"
 
 
+def all_that_api_gateway_writes_ends_with_the_stage_s_logs_and_goes_with_the_stage(template: Template) -> None:
+    groups = {name: each for name, each in template["Resources"].items() if each["Type"] == "AWS::Logs::LogGroup"}
+    assert {(each["Properties"]["RetentionInDays"], each["DeletionPolicy"]) for each in groups.values()} == {(7, "Delete")}
+    own = {as_text(each["Properties"].get("LogGroupName", "")): name for name, each in groups.items()}
+    api, = (name for name, each in template["Resources"].items() if each["Type"] == "AWS::ApiGateway::RestApi")
+    made, = (each for each in template["Resources"].values() if each["Type"] == "AWS::ApiGateway::Stage")
+    assert own[f"API-Gateway-Execution-Logs_<{api}>/dev"] in made["DependsOn"], "else API Gateway makes it, for good"
+
+
 def the_stage_s_limits_hold_for_the_api_and_for_each_key(template: Template) -> None:
     plan, stage = of_type(template, "AWS::ApiGateway::UsagePlan")[0], of_type(template, "AWS::ApiGateway::Stage")[0]
     assert plan["Throttle"] == {"RateLimit": 7, "BurstLimit": 13}
@@ -218,6 +227,8 @@ BREAKS: dict[Callable[[Template], None], tuple[str, str]] = {
     functions_are_invoked_by_this_stage_of_this_api_alone: (
         "source_arn=self.api.arn_for_execute_api(stage=self.api.deployment_stage.stage_name)", "source_arn=None"),
     access_logs_are_json_without_bodies_keys_addresses_and_typed_paths: ('"identity.apiKeyId"', '"identity.apiKey"'),
+    all_that_api_gateway_writes_ends_with_the_stage_s_logs_and_goes_with_the_stage: (
+        "api.deployment_stage.node.add_dependency(", "str("),
     the_stage_s_limits_hold_for_the_api_and_for_each_key: ("limit=limits.quota_per_month", "limit=100"),
     no_template_holds_a_key: ('add_api_key("Key", ', 'add_api_key("Key", value="k" * 20, '),
     old_tls_is_refused: ('TLS = "SecurityPolicy_TLS13_1_2_PQ_2025_09"', 'TLS = "TLS_1_0"'),
