@@ -1,7 +1,8 @@
 """What a stage costs on AWS: a month in which nobody asks, and a million pictures.
 
 Estimated before anything is deployed, from infra/stages.py and the prices in infra/prices.json. Free allowances, taxes and data
-that leaves AWS are not counted. Each line shows its quantity and price, and below stand all assumptions with their reasons.
+that leaves AWS are not counted. Each line shows its quantity, its price and the assumptions that it stands on; below stand all
+assumptions with their reasons, and all prices with their month and page.
 
 examples:
   shutterless cost dev
@@ -54,12 +55,16 @@ def print_estimate(estimate: Estimate) -> None:
     print_totals(estimate)
     for title, lines in sections(estimate).values():
         print(f"\n{title}")
-        print_table(("what", "quantity", "price", "dollars"),
+        print_table(("what", "quantity", "price", "dollars", "assumes"),
                     [(line.what, f"{line.quantity:,.6g}" if line.quantity < 1 else f"{line.quantity:,.0f}", line.price,
-                      f"{line.usd:,.2f}") for line in sorted(lines, key=lambda line: -line.usd)])
+                      f"{line.usd:,.2f}", ", ".join(line.assumes) or "nothing")
+                     for line in sorted(lines, key=lambda line: -line.usd)])
     print("\nAssumed")
     print_table(("what", "value", "why"),
                 [(name, f"{one.value:g} {one.unit}", one.reason) for name, one in estimate.assumed.items()])
+    print("\nPrices, of infra/prices.json")
+    used = {line.of: estimate.prices[line.of] for _, lines in sections(estimate).values() for line in lines}
+    print_table(("price", "a", "as of", "from"), [(name, one.per, one.as_of, one.source) for name, one in sorted(used.items())])
 
 
 def print_totals(estimate: Estimate) -> None:

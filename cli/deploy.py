@@ -48,7 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     docker_platform()
     deployed = Deployed(stage.name)
     say(f"Deploying {stage.name} into account {deployed.account()}, {deployed.region}.")
-    refuse_another_database(stage, deployed.told())
+    there = deployed.told()
+    refuse_another_database(stage, there)
+    if there.get("SigningKey", "none") != "none" and not arguments.signing_key:
+        say(f"{stage.name} took bundles alone that are signed ({there['SigningKey']}). This deploy names no SIGNING_KEY: from "
+            "now on it takes any.")
     run_cdk("deploy", "--all", "--require-approval", "never", stage=stage.name, model=arguments.model,
             signing_key=arguments.signing_key)
     outputs = deployed.outputs()

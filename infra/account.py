@@ -9,6 +9,14 @@ from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from infra.exempt import Exempt
+
+EXEMPT = (
+    Exempt("IAM4", ("Account/ApiLogs",),
+           "The policy that AWS prescribes for this role, and the only one that API Gateway accepts in every region.",
+           "Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"),
+)
+
 
 class AccountStack(cdk.Stack):
     """API Gateway knows one such role per account and region, so no stage may own it: with the first that goes, the others would

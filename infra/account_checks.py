@@ -35,8 +35,8 @@ def check_account(deployed: Deployed, stage: Stage) -> Iterator[Check]:
     try:
         account = deployed.account()
     except BadSettings as error:
-        yield Check(what="credentials", says=str(error).partition(". ")[0],
-                    mend="aws configure, or aws login, or set AWS_PROFILE")
+        says, _, mend = str(error).partition(". ")
+        yield Check(what="credentials", says=says, mend=mend)
         return
     yield Check(what="credentials", says=f"account {account}")
     yield _region(deployed)

@@ -34,6 +34,8 @@ ASSUMED = {
     "infer": Assumption(60, "ms billed", "a guess: predict's work, and a GET from S3"),
     "query": Assumption(25, "ms billed", "a guess: one SELECT"),
     "queries": Assumption(1, "a picture", "the result is asked for once, after a while"),
+    "starts": Assumption(1, "% of calls", "a guess: calls that start a new copy, when pictures come every hour"),
+    "start": Assumption(400, "ms billed", "a guess, near what make bench-cold measures: since 2025, AWS bills INIT"),
     "batch": Assumption(2, "messages", "that one call of infer takes from the queue, of those it may"),
     "log": Assumption(1.5, "kB a call", "our line, Lambda's three, the API's one"),
     "metrics": Assumption(60, "metrics", "of our own, billed for the hours in which something is counted"),
@@ -42,12 +44,15 @@ ASSUMED = {
 
 
 class Line(NamedTuple):
-    """quantity units of a price; usd is their product."""
+    """quantity units of a price; usd is their product. of: the price's name in prices.json. assumes: what the quantity stands on,
+    names of assumptions; none where it follows from the stage alone."""
 
     what: str
     quantity: float
     price: str
     usd: float
+    of: str
+    assumes: tuple[str, ...] = ()
 
 
 class Estimate:
@@ -62,7 +67,7 @@ class Estimate:
         lines = [*self._database(), self._line("dashboard", 1, "dashboard"),
                  self._line("alarms", alarm_metrics(stage), "alarm_metric"),
                  self._line("Lambda asking the empty queue", POLLERS * SECONDS / POLL_S, "sqs_request"),
-                 self._line("images in the registry", self.assumed["images"].value, "ecr_storage")]
+                 self._assumed("images in the registry", 1, "ecr_storage", "images")]
         if stage.waf:
             lines += [self._line("firewall", 1, "waf_acl"), self._line("its rules", WAF_RULES, "waf_rule")]
         for name, function in stage.functions.items():
@@ -76,24 +81,26 @@ class Estimate:
 
     def busy(self) -> list[Line]:
         """What a month adds in which pictures come every hour, however many."""
-        return [self._line("metrics of our own", self.assumed["metrics"].value, "metric")]
+        return [self._assumed("metrics of our own", 1, "metric", "metrics")]
 
     def later(self) -> list[Line]:
         """A million pictures by POST /upload-image, each kept, answered by infer and asked for."""
         assumed = self.assumed
         queries, calls = assumed["queries"].value, 1 / min(assumed["batch"].value, self.stage.batch)
         return self._present([
-            *self._requests(1 + queries),
-            *self._function("upload", 1, assumed["upload"].value), *self._function("infer", calls, assumed["infer"].value),
-            *self._function("query", queries, queries * assumed["query"].value),
-            self._line("queue", MILLION * (1 + 2 * calls), "sqs_request"),
+            *self._requests(1 + queries, "queries"),
+            *self._function("upload", 1, assumed["upload"].value, "upload"),
+            *self._function("infer", calls, assumed["infer"].value, "infer", "batch"),
+            *self._function("query", queries, queries * assumed["query"].value, "query queries", "queries"),
+            self._line("queue", MILLION * (1 + 2 * calls), "sqs_request", "batch"),
             self._line("pictures written", MILLION, "s3_put"), self._line("pictures read", MILLION, "s3_get"),
-            self._line("pictures kept for a month", MILLION * assumed["picture"].value / KB, "s3_storage"),
-            self._logs(1 + queries + calls)])
+            self._assumed("pictures kept for a month", MILLION / KB, "s3_storage", "picture"),
+            self._logs(1 + queries + calls, "queries", "batch")])
 
     def at_once(self) -> list[Line]:
         """A million pictures by POST /predict, none kept."""
-        return self._present([*self._requests(1), *self._function("predict", 1, self.assumed["predict"].value), self._logs(1)])
+        return self._present([*self._requests(1), *self._function("predict", 1, self.assumed["predict"].value, "predict"),
+                              self._logs(1)])
 
     def _database(self) -> list[Line]:
         wanted, zones = self.stage.database, 2 if self.stage.database.in_two_zones else 1
@@ -107,22 +114,33 @@ class Estimate:
             proxied = self._line("RDS Proxy", PROXY_CPUS * HOURS, "proxy_cpu")
         return self._present([*lines, *([proxied] if wanted.proxy else [])])
 
-    def _requests(self, per_picture: float) -> list[Line]:
-        firewall = [self._line("firewall", MILLION * per_picture, "waf_request")] if self.stage.waf else []
-        return [self._line("requests to the API", MILLION * per_picture, "api_request"), *firewall]
+    def _requests(self, per_picture: float, *assumes: str) -> list[Line]:
+        firewall = [self._line("firewall", MILLION * per_picture, "waf_request", *assumes)] if self.stage.waf else []
+        return [self._line("requests to the API", MILLION * per_picture, "api_request", *assumes), *firewall]
 
-    def _function(self, name: str, calls: float, billed_ms: float) -> list[Line]:
-        """calls, and billed milliseconds, of one picture."""
-        gb = self.stage.functions[name].memory_mb / MB
-        return [self._line(f"{name}, time", MILLION * billed_ms / 1000 * gb, f"lambda_{self.stage.architecture}"),
-                self._line(f"{name}, calls", MILLION * calls, "lambda_request")]
+    def _function(self, name: str, calls: float, billed_ms: float, duration: str, *assumes: str) -> list[Line]:
+        """calls, and billed milliseconds, of one picture; what new copies need for their start is billed beside.
 
-    def _logs(self, calls: float) -> Line:
-        return self._line("logs", MILLION * calls * self.assumed["log"].value / KB, "log_ingestion")
+        duration: what billed_ms stands on, with one word or two. assumes: what calls stand on.
+        """
+        gb, starts = self.stage.functions[name].memory_mb / MB, MILLION * calls * self.assumed["starts"].value / 100
+        started = (self._line(f"{name}, restored", starts * gb, "lambda_restore", "starts", *assumes) if self.stage.snapstart else
+                   self._line(f"{name}, starts", starts * self.assumed["start"].value / 1000 * gb,
+                              f"lambda_{self.stage.architecture}", "starts", "start", *assumes))
+        time = MILLION * billed_ms / 1000 * gb
+        return [self._line(f"{name}, time", time, f"lambda_{self.stage.architecture}", *duration.split()),
+                started, self._line(f"{name}, calls", MILLION * calls, "lambda_request", *assumes)]
 
-    def _line(self, what: str, quantity: float, price: str) -> Line:
-        usd, per, _ = self.prices[price]
-        return Line(what, quantity, f"${usd:.10f}".rstrip("0").rstrip(".") + f" a {per}", quantity * usd)
+    def _logs(self, calls: float, *assumes: str) -> Line:
+        return self._assumed("logs", MILLION * calls / KB, "log_ingestion", "log", *assumes)
+
+    def _assumed(self, what: str, times: float, price: str, assumption: str, *assumes: str) -> Line:
+        """As often as an assumption's value says."""
+        return self._line(what, times * self.assumed[assumption].value, price, assumption, *assumes)
+
+    def _line(self, what: str, quantity: float, price: str, *assumes: str) -> Line:
+        usd, per = self.prices[price].usd, self.prices[price].per
+        return Line(what, quantity, f"${usd:.10f}".rstrip("0").rstrip(".") + f" a {per}", quantity * usd, price, assumes)
 
     def _present(self, lines: list[Line]) -> list[Line]:
         return [line for line in lines if line.quantity]

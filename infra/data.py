@@ -10,11 +10,16 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.database import Postgres
+from infra.exempt import NO_ACCESS_LOG, Exempt
 from infra.network import Network
 from infra.queues import TaskQueue
 from infra.site import SiteStack
 from infra.stages import Stage
 from shutterless.uploads import TASKS
+
+EXEMPT = (
+    Exempt("S1", ("Data/Uploads", "Data/Models"), NO_ACCESS_LOG),
+)
 
 
 class DataStack(Stack):

@@ -17,7 +17,18 @@ import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, WaiterError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+    WaiterError,
+)
 
 from shutterless.errors import BadSettings
 
@@ -25,6 +36,8 @@ ORDER = ("watch", "api", "service", "data", "site", "registry")  # the last stan
 SHARED = "shutterless-account"  # for as long as any stage is there
 SNAPSHOTS = (("db", "DB", "DBInstanceIdentifier"), ("db-cluster", "DBCluster", "DBClusterIdentifier"))  # as the API names them
 WAIT = {"Delay": 5, "MaxAttempts": 720}  # network interfaces of functions take AWS up to 40 minutes
+WITHOUT_CREDENTIALS = (NoCredentialsError, NoRegionError, PartialCredentialsError, ProfileNotFound, CredentialRetrievalError,
+                       SSOError, TokenRetrievalError)
 FUNCTION_S = 120  # the longest that an answer is waited for
 FOR_A_YEAR, NEVER = "public, max-age=31536000, immutable", "no-cache"
 Say = Callable[[str], object]
@@ -202,8 +215,9 @@ def explained() -> Iterator[None]:
     """Turn botocore's errors into BadSettings, with what to do."""
     try:
         yield
-    except (NoCredentialsError, NoRegionError) as error:
-        raise BadSettings("Expected credentials for AWS, got none. Set them up: aws configure, or AWS_PROFILE.") from error
+    except WITHOUT_CREDENTIALS as error:
+        raise BadSettings("Expected credentials for AWS, got none that can be used. Set them up: aws configure, or "
+                          "AWS_PROFILE.") from error
     except ClientError as error:
         told = error.response.get("Error", {})
         raise BadSettings(f"AWS refuses {error.operation_name}: {told.get('Code')}, {told.get('Message')}. Look at your "

@@ -7,8 +7,17 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from infra.exempt import Exempt
+
 POSTGRES_PORT = 5432
 POSTGRES, HTTPS = ec2.Port.tcp(POSTGRES_PORT), ec2.Port.tcp(443)
+
+
+EXEMPT = (
+    Exempt("VPC7", ("Data/Network/Vpc",),
+           "Flow logs of a network without a way out could only tell of functions that ask PostgreSQL and S3, and would cost "
+           "more than all else that is logged."),
+)
 
 
 class Network(Construct):

@@ -15,20 +15,25 @@ USUAL = "us-east-1"
 
 
 class Price(NamedTuple):
-    """In US dollars, per a unit such as GB-second."""
+    """In US dollars, per a unit such as GB-second, as the page `source` had it in the month `as_of`."""
 
     usd: float
     per: str
+    as_of: str
     source: str
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Those of a region, as they were at `as_of`."""
+    """Those of a region."""
 
     region: str
-    as_of: str
     by_name: Mapping[str, Price]
+
+    @property
+    def as_of(self) -> str:
+        """The month of the oldest."""
+        return min(price.as_of for price in self.by_name.values())
 
     def __getitem__(self, name: str) -> Price:
         if name not in self.by_name:
@@ -42,4 +47,4 @@ def prices_of(region: str) -> Prices:
     if region not in table["regions"]:
         raise NotFound(f"Expected a region that infra/prices.json knows ({', '.join(table['regions'])}), got {region}. "
                        "Add its prices there, with their source.")
-    return Prices(region, table["as_of"], {name: Price(**price) for name, price in table["regions"][region].items()})
+    return Prices(region, {name: Price(**price) for name, price in table["regions"][region].items()})

@@ -17,10 +17,16 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from infra.exempt import NO_ACCESS_LOG, Exempt
 from infra.stages import Stage
 
 IMAGES = ("api", "inference")
 MODELS = "models/"  # how the keys of a bundle's files begin
+
+
+EXEMPT = (
+    Exempt("S1", ("Registry/Artifacts",), NO_ACCESS_LOG),
+)
 
 
 @jsii.implements(staging.IStagingResources)

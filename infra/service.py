@@ -14,6 +14,7 @@ from constructs import Construct
 
 from infra.data import DataStack
 from infra.database import DIRECT, OWNER, READER
+from infra.exempt import Exempt
 from infra.functions import Worker
 from infra.images import Sources, publish_image
 from infra.models import publish_bundle
@@ -26,6 +27,22 @@ IMAGE_OF = {"upload": "api", "query": "api", "migrate": "api", "predict": "infer
 USER_OF = {"upload": "shutterless_upload", "query": "shutterless_query", "infer": "shutterless_infer", "migrate": OWNER}
 DOORS = ("upload", "query", "predict")
 CA_IN_IMAGE = "/var/task/database-ca.pem"  # where the Dockerfiles put DB_CA
+
+
+SERVED = ("Service/Migrate/Role", "Service/Upload/Role", "Service/Query/Role", "Service/Infer/Role")
+EXEMPT = (
+    Exempt("IAM4", tuple(f"Service/{name}Canary" for name in ("Upload", "Query", "Predict", "Infer")),
+           "AWS's own policy for CodeDeploy before functions: it moves an alias, reads alarms, invokes hooks, and nothing more.",
+           "Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AWSCodeDeployRoleForLambdaLimited"),
+    Exempt("IAM5", SERVED,
+           "Lambda makes the network interfaces of functions in a VPC in their name, and wants these actions on every resource: "
+           "the interfaces do not exist yet, and what describes knows no smaller one. The code itself has no route to EC2.",
+           "Resource::*"),
+    Exempt("IAM5", SERVED[1:], "Pictures have keys that nobody knows beforehand: all below uploads/, and nothing beside.",
+           "Resource::{uploads}/uploads/*"),
+    Exempt("IAM5", ("Service/Infer/Role", "Service/Predict/Role"), "The files of all bundles, and nothing beside models/.",
+           "Resource::{models}/models/*"),
+)
 
 
 class ServiceStack(Stack):
@@ -48,6 +65,7 @@ class ServiceStack(Stack):
         if stage.canary:
             self._shift_slowly()
         CfnOutput(self, "ModelUri", value=self.model_uri)
+        CfnOutput(self, "SigningKey", value=sources.signing_key or "none")
         for name in self.workers:
             CfnOutput(self, f"{name.title()}Function", value=self.workers[name].target.function_name)
             CfnOutput(self, f"{name.title()}Log", value=self.workers[name].log_group.log_group_name)

@@ -1,7 +1,10 @@
 """shutterless deploy, with everything but CDK's command line and AWS: the account is an emulator's, the API our own server."""
 
 import json
+import os
+import re
 import stat
+import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 from urllib.request import Request
@@ -14,6 +17,7 @@ from cli.main import main
 from infra.deployed import Deployed
 from infra.page import Page, page_of_project
 from infra.smoke import try_it
+from infra.sources import ROOT
 from infra.stages import STAGES, Aurora, Database
 from shutterless.errors import Unavailable
 from shutterless.settings import Settings
@@ -43,7 +47,7 @@ def account(api, monkeypatch, tmp_path):
     with mock_aws():
         key = boto3.client("apigateway", region_name="us-east-1").create_api_key(name="first", value=KEY, enabled=True)
         told = {"Url": f"{api}/", "KeyId": key["id"], "PageUrl": "https://page.example.org", "DistributionId": distribution(),
-                "DashboardUrl": "https://dashboard.example.org", "DatabaseKind": "instance"}
+                "DashboardUrl": "https://dashboard.example.org", "DatabaseKind": "instance", "SigningKey": "public.pem"}
         outputs = {name: {"Value": value} for name, value in told.items()} | {"PageBucket": {"Value": {"Ref": "Page"}}}
         boto3.client("cloudformation", region_name="us-east-1").create_stack(
             StackName="shutterless-dev-site", TemplateBody=json.dumps(
@@ -92,6 +96,7 @@ def test_a_deploy_publishes_the_page_tries_the_api_and_says_how_it_is_used(accou
         DistributionId=Deployed("dev").outputs()["DistributionId"])
     assert invalidations["InvalidationList"]["Quantity"] == 1
     told = capfd.readouterr()
+    assert "dev took bundles alone that are signed (public.pem). This deploy names no SIGNING_KEY" in told.err
     for tried in ("GET /health: 200", "GET /results without a key: 403", "POST /predict: 200", "POST /upload-image: 202",
                   "its result", "DELETE /results/{request_id}: 204"):
         assert f"ok  {tried}" in told.err
@@ -162,6 +167,14 @@ def test_a_signing_key_has_to_be_a_file_that_the_build_can_see(command, account,
     (tmp_path / "public.pem").write_text("elsewhere")
     assert main([command, "dev", "--signing-key", str(tmp_path / "public.pem")]) == 1
     assert "--signing-key: expected a .pem file in the project's folder" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["synth", "deploy"])
+def test_the_verb_hands_model_and_key_on(verb):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    shown = subprocess.run(["make", "--dry-run", verb, "STAGE=prod", "MODEL=mine", "SIGNING_KEY=public.pem"], cwd=ROOT,
+                           env=environment, capture_output=True, text=True, check=True).stdout
+    assert re.search(rf"shutterless {verb} 'prod' --model 'mine' \\\s+--signing-key 'public.pem'", shown)
 
 
 def test_synth_says_what_the_page_is_and_what_the_stage_costs(account, tmp_path, capfd):

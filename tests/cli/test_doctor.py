@@ -86,7 +86,17 @@ def test_an_account_that_has_everything_is_told_so(account):
 
 def test_without_credentials_the_rest_is_not_looked_up(account, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    assert mends() == {"credentials": "aws configure, or aws login, or set AWS_PROFILE"}
+    assert mends() == {"credentials": "Set them up: aws configure, or AWS_PROFILE."}
+
+
+def test_a_profile_that_is_not_there_is_no_fault_of_the_network(account, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    assert mends() == {"credentials": "Set them up: aws configure, or AWS_PROFILE."}
+
+
+def test_an_account_that_cannot_be_reached_is_a_matter_of_the_network(account, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert mends() == {"credentials": "Look at the network and the region, and run the same again."}
 
 
 def test_a_region_that_nobody_set_is_asked_for(account, monkeypatch):

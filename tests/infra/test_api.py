@@ -74,7 +74,7 @@ def every_route_of_the_functions_is_there_and_leads_to_its_function(template: Te
            if method not in ("OPTIONS", "ANY")}
     assert led.keys() == doors().keys()
     for route, function in doors().items():
-        assert re.search(rf":ExportsOutputFnGetAtt{function.title()}[0-9A-F]{{8}}Arn", led[route]), route
+        assert re.search(rf":ExportsOutputFnGetAtt{function.title()}(Function)?[0-9A-F]{{8}}Arn", led[route]), route
 
 
 def any_other_method_gets_the_functions_own_405(template: Template) -> None:
@@ -172,6 +172,15 @@ def access_logs_are_json_without_bodies_keys_addresses_and_typed_paths(template:
     assert settings["LoggingLevel"] == "ERROR"
 
 
+def all_that_api_gateway_writes_ends_with_the_stage_s_logs_and_goes_with_the_stage(template: Template) -> None:
+    groups = {name: each for name, each in template["Resources"].items() if each["Type"] == "AWS::Logs::LogGroup"}
+    assert {(each["Properties"]["RetentionInDays"], each["DeletionPolicy"]) for each in groups.values()} == {(7, "Delete")}
+    own = {as_text(each["Properties"].get("LogGroupName", "")): name for name, each in groups.items()}
+    api, = (name for name, each in template["Resources"].items() if each["Type"] == "AWS::ApiGateway::RestApi")
+    made, = (each for each in template["Resources"].values() if each["Type"] == "AWS::ApiGateway::Stage")
+    assert own[f"API-Gateway-Execution-Logs_<{api}>/dev"] in made.get("DependsOn", []), "else API Gateway makes it, for good"
+
+
 def the_stage_s_limits_hold_for_the_api_and_for_each_key(template: Template) -> None:
     plan, stage = of_type(template, "AWS::ApiGateway::UsagePlan")[0], of_type(template, "AWS::ApiGateway::Stage")[0]
     assert plan["Throttle"] == {"RateLimit": 7, "BurstLimit": 13}
@@ -218,12 +227,22 @@ BREAKS: dict[Callable[[Template], None], tuple[str, str]] = {
     functions_are_invoked_by_this_stage_of_this_api_alone: (
         "source_arn=self.api.arn_for_execute_api(stage=self.api.deployment_stage.stage_name)", "source_arn=None"),
     access_logs_are_json_without_bodies_keys_addresses_and_typed_paths: ('"identity.apiKeyId"', '"identity.apiKey"'),
+    all_that_api_gateway_writes_ends_with_the_stage_s_logs_and_goes_with_the_stage: (
+        "api.deployment_stage.node.add_dependency(", "str("),
     the_stage_s_limits_hold_for_the_api_and_for_each_key: ("limit=limits.quota_per_month", "limit=100"),
     no_template_holds_a_key: ('add_api_key("Key", ', 'add_api_key("Key", value="k" * 20, '),
     old_tls_is_refused: ('TLS = "SecurityPolicy_TLS13_1_2_PQ_2025_09"', 'TLS = "TLS_1_0"'),
     stages_of_one_account_are_told_apart_by_the_api_s_name: ('rest_api_name=f"shutterless-{stage.name}", ', ""),
     switches_are_off_unless_a_stage_turns_them_on: ("if stage.waf:", "if True:"),
 }
+OF_EVERY_STAGE = (
+    every_route_of_the_functions_is_there_and_leads_to_its_function, any_other_method_gets_the_functions_own_405,
+    only_health_and_preflight_need_no_key, pictures_forms_and_bytes_arrive_as_bytes,
+    preflight_names_the_methods_and_the_key_s_header, preflight_survives_a_content_type_that_is_binary,
+    whatever_api_gateway_refuses_is_a_problem_with_a_sentence,
+    refusals_have_the_status_that_the_functions_would_give,
+    access_logs_are_json_without_bodies_keys_addresses_and_typed_paths, no_template_holds_a_key, old_tls_is_refused,
+    switches_are_off_unless_a_stage_turns_them_on)  # the others compare with what STAGE says
 PROMISES = pytest.mark.parametrize("promise", BREAKS, ids=lambda promise: promise.__name__)
 
 
@@ -260,7 +279,8 @@ def test_with_both_switches_requests_are_signed_and_the_firewall_lets_pictures_t
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_has_its_api_behind_its_functions(stage):
     template = synthesized(stage).templates["Api"]
-    only_health_and_preflight_need_no_key(template)
+    for promise in OF_EVERY_STAGE:
+        promise(template)
     every = of_type(template, "AWS::Lambda::Permission")
     assert {re.search(r"FnGetAtt(Upload|Query|Predict)|Ref(Upload|Query|Predict)", as_text(told["FunctionName"]))[0][-5:]
             for told in every} == {"pload", "Query", "edict"}

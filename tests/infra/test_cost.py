@@ -1,6 +1,7 @@
 """What a stage is said to cost: by hand, by switch, and with everything that it assumes."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,10 +15,12 @@ from infra.cost import ASSUMED, Assumption, Estimate, total
 from infra.prices import TABLE, prices_of
 from infra.stages import STAGES, Aurora, Database, Function, Stage
 from shutterless.errors import NotFound
+from tests.infra.synthesized import SWITCHED
 
 ROOT = Path(__file__).parents[2]
 PRICES = prices_of("us-east-1")
 DEV = STAGES["dev"]
+WARM = {"predict": Function(memory_mb=1769, timeout_s=20, provisioned=1)}
 
 
 def idle(stage: Stage) -> float:
@@ -31,7 +34,8 @@ def test_dev_costs_its_database_and_little_else_when_nobody_asks():
 
 
 def test_a_million_predictions_cost_requests_seconds_and_logs():
-    by_hand = 3.5 + 0.2 + 1_000_000 * 0.035 * 1769 / 1024 * 0.0000166667 + 1.5 * 0.5
+    starts = 10_000 * 0.4 * 1769 / 1024 * 0.0000166667
+    by_hand = 3.5 + 0.2 + 1_000_000 * 0.035 * 1769 / 1024 * 0.0000166667 + starts + 1.5 * 0.5
     assert total(Estimate(DEV, PRICES).at_once()) == pytest.approx(by_hand)
 
 
@@ -39,6 +43,10 @@ def test_a_million_uploads_cost_two_requests_each_and_keep_their_pictures():
     lines = {line.what: line for line in Estimate(DEV, PRICES).later()}
     assert lines["requests to the API"].usd == pytest.approx(7)
     assert lines["pictures kept for a month"].quantity == 100
+    assert lines["infer, time"].usd == pytest.approx(1_000_000 * 0.06 * 1769 / 1024 * 0.0000166667)
+    assert lines["infer, starts"].usd == pytest.approx(500_000 * 0.01 * 0.4 * 1769 / 1024 * 0.0000166667)
+    assert lines["query, calls"].usd == pytest.approx(0.2)
+    assert lines["logs"].usd == pytest.approx(2.5 * 1.5 * 0.5), "three calls, of which infer's is for two pictures"
     assert lines["queue"].quantity == 1_000_000 * (1 + 2 / 2), "one sent, and for two messages one received and one deleted"
 
 
@@ -67,10 +75,35 @@ def test_an_assumption_that_changes_changes_the_result():
 
 def test_every_price_has_its_unit_and_its_page():
     table = json.loads(TABLE.read_text())
-    assert len(table["as_of"]) == len("2026-05")
     for prices in table["regions"].values():
-        assert all(price["usd"] > 0 and price["per"] and price["source"].startswith("https://aws.amazon.com/")
-                   for price in prices.values())
+        for name, price in prices.items():
+            assert price["usd"] > 0, name
+            assert price["per"], name
+            assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", price["as_of"]), name
+            assert price["source"].startswith("https://aws.amazon.com/"), name
+
+
+def test_a_price_that_the_table_holds_is_one_that_an_estimate_uses():
+    every = [DEV, *STAGES.values(), *SWITCHED.values(), replace(DEV, architecture="arm64", functions=WARM),
+             replace(DEV, functions=WARM), replace(DEV, database=Database(proxy=True)), replace(DEV, snapstart=True),
+             replace(DEV, database=Database(proxy=True, aurora=Aurora(min_units=0.5)))]
+    used = {line.of for stage in every for _, lines in command.sections(Estimate(stage, PRICES)).values() for line in lines}
+    assert PRICES.by_name.keys() - used == set()
+
+
+def test_each_line_says_which_assumptions_it_stands_on():
+    for assumed in ASSUMED:
+        changed = {**ASSUMED, assumed: ASSUMED[assumed]._replace(value=3 * ASSUMED[assumed].value)}
+        for name, (_, lines) in command.sections(Estimate(DEV, PRICES)).items():
+            others = command.sections(Estimate(DEV, PRICES, changed))[name][1]
+            moved = {line.what for line, other in zip(lines, others, strict=True) if line.usd != other.usd}
+            assert moved == {line.what for line in lines if assumed in line.assumes}, assumed
+
+
+def test_restored_snapshots_are_billed_by_the_gigabyte():
+    lines = {line.what: line for line in Estimate(replace(DEV, snapstart=True), PRICES).at_once()}
+    assert lines["predict, restored"].usd == pytest.approx(10_000 * 1769 / 1024 * 0.0001397998)
+    assert "predict, starts" not in lines
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -93,6 +126,8 @@ def test_people_see_totals_lines_and_assumptions(capsys):
     assert "db.t4g.micro" in shown
     assert "prices of" in shown
     assert all(assumed.reason in shown for assumed in ASSUMED.values())
+    assert "https://aws.amazon.com/lambda/pricing/" in shown
+    assert "2026-05" in shown
 
 
 def test_programs_get_the_same_as_json(capsys):

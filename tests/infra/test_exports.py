@@ -29,7 +29,10 @@ def plain(stage: str, text: str) -> str:
     return text.replace(f"shutterless-{stage}-", "shutterless-STAGE-")
 
 
-@pytest.mark.parametrize(("before", "after"), permutations([name for name, stage in EVERY.items() if stage.iam_database], 2))
+ON_AWS = [name for name, stage in EVERY.items() if stage.iam_database]
+
+
+@pytest.mark.parametrize(("before", "after"), list(permutations(ON_AWS, 2)))
 def test_what_is_imported_before_a_deploy_is_still_exported_by_it_with_the_same_value(before, after):
     """The rehearsal's stage, with its password, becomes no other."""
     old, new = exports(before), exports(after)

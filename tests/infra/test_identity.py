@@ -1,13 +1,15 @@
 """What must not change unseen: the logical ids of what holds data, and the rights of every role (rights.txt)."""
 
 import re
+import stat
 from pathlib import Path
 
 import pytest
 
-from infra.sources import AWS_BASE, DATABASE_CA, PLATFORMS, arguments_of, bundle_of_project, recipe_of, source_hash
+from cli.images import build_all
+from infra.sources import AWS_BASE, DATABASE_CA, ROOT, bundle_of_project
 from infra.stages import STAGES
-from tests.infra.synthesized import SYNTH_S, synthesized
+from tests.infra.synthesized import EVERY, SYNTH_S, synthesized
 
 pytestmark = pytest.mark.timeout(SYNTH_S)
 
@@ -31,22 +33,38 @@ def test_what_holds_data_keeps_its_logical_id(stage):
     assert found == STATEFUL
 
 
+def test_a_cluster_keeps_its_logical_id_too():
+    resources = synthesized("snapped").templates["Data"]["Resources"]
+    assert [name for name, each in resources.items() if each["Type"] == "AWS::RDS::DBCluster"] == ["DatabaseClusterC6094C50"]
+
+
 def test_destroy_is_told_of_what_prod_keeps():
     assert {"UploadsBucket", "DatabaseIdentifier"} <= synthesized("prod").templates["Data"]["Outputs"].keys()
 
 
-def rights(templates) -> str:
-    """One line for each right: function, action, resource."""
+def rights(stage: str) -> list[str]:
+    """Of all roles in all stacks, one line for each right: role, action, resource."""
     lines = []
-    for each in templates["Service"]["Resources"].values():
+    for name, each in ((name, each) for template in synthesized(stage).templates.values()
+                       for name, each in template["Resources"].items()):
         if each["Type"] == "AWS::IAM::Policy":
-            role = each["Properties"]["Roles"][0]["Ref"].partition("Role")[0].lower()
+            role = role_of(each["Properties"]["Roles"][0]["Ref"])
             for statement in each["Properties"]["PolicyDocument"]["Statement"]:
-                actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-                resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-                lines += [f"{statement['Effect'].lower()} {role:8} {action:36} {text(resource)}"
-                          for action in actions for resource in resources]
-    return "\n".join(sorted(lines)) + "\n"
+                lines += [f"{statement['Effect'].lower()} {role:14} {action:36} {text(resource)}"
+                          for action in listed(statement["Action"]) for resource in listed(statement["Resource"])]
+        if each["Type"] == "AWS::IAM::Role":
+            assert "Policies" not in each["Properties"], "statements stand in policies of their own"
+            lines += [f"allow {role_of(name):14} {'all of the managed policy':36} {text(policy)}"
+                      for policy in each["Properties"].get("ManagedPolicyArns", [])]
+    return sorted(lines)
+
+
+def role_of(logical_id: str) -> str:
+    return plain(logical_id).replace("Role", "").removesuffix("Service").lower()
+
+
+def listed(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def text(resource) -> str:
@@ -58,6 +76,8 @@ def text(resource) -> str:
             return "".join(text(part) for part in value[1])
         case "Fn::GetAtt":
             return f"{{{plain(value[0])}.{value[1]}}}"
+        case "Fn::Select":
+            return f"{{part {value[0]} of {text(value[1]['Fn::Split'][1])}}}"
         case "Fn::ImportValue":
             return f"{{{plain(value.partition(':Exports')[2].removeprefix('OutputFnGetAtt'))}}}"
         case _:
@@ -68,28 +88,50 @@ def plain(name: str) -> str:
     return re.sub(r"[0-9A-F]{8}", "", name)
 
 
+def written(section: str) -> list[str]:
+    """The lines of rights.txt below the heading `# section: ...`."""
+    text = RIGHTS.read_text(encoding="utf-8").split(f"# {section}: ")[1]
+    return [line for line in text.partition("\n# ")[0].splitlines()[1:] if line]
+
+
 def test_every_role_has_the_rights_that_are_written_down_and_no_other():
-    written, found = RIGHTS.read_text(encoding="utf-8"), rights(synthesized("dev").templates)
-    assert found.splitlines() == written.splitlines(), "look at each line that changed, and write it down in rights.txt"
+    assert rights("dev") == written("dev"), "look at each line that changed, and write it down in rights.txt"
+
+
+@pytest.mark.parametrize("stage", ["guarded", "snapped"])
+def test_switches_bring_the_rights_that_are_written_down_and_no_other(stage):
+    assert sorted(set(rights(stage)) - set(rights("dev"))) == written(stage)
 
 
 def test_a_model_in_the_bucket_is_the_only_reason_for_more_rights():
-    more = set(rights(synthesized("rehearsal").templates).splitlines()) - set(RIGHTS.read_text(encoding="utf-8").splitlines())
+    more = set(rights("rehearsal")) - set(rights("dev"))
     assert {tuple(line.split()[1:3]) for line in more} == {("infer", "s3:GetObject"), ("predict", "s3:GetObject")}
 
 
+@pytest.mark.parametrize("stage", EVERY)
+def test_no_right_is_on_everything_but_those_by_which_lambda_enters_the_network(stage):
+    everywhere = {tuple(line.split()[1:3]) for line in rights(stage) if line.endswith(" *")}
+    assert {role for role, _ in everywhere} == {"upload", "query", "infer", "migrate"}
+    assert {action for _, action in everywhere} == {
+        "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
+        "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses"}
+    assert not [line for line in rights(stage) if line.split()[2].endswith("*")], "no action is a whole group of them"
+
+
 @pytest.mark.parametrize("stage", ["dev", "rehearsal"])
-def test_images_are_published_by_the_hash_that_make_images_gives_them(stage):
+def test_images_are_published_by_the_hash_that_make_images_gives_them(stage, tmp_path, monkeypatch):
+    (tmp_path / "docker").write_text("#!/bin/sh\n")  # says yes to whether each image is there
+    (tmp_path / "docker").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ca = ROOT / DATABASE_CA if STAGES[stage].iam_database else None
+    made = build_all(base_image=AWS_BASE, db_ca=ca, platform="linux/amd64")
     told = synthesized(stage).assets["dockerImages"].values()
     assert len(told) == 2
     for image in told:
         name = image["source"]["dockerFile"].removeprefix("docker/").removesuffix(".Dockerfile")
-        values = arguments_of(recipe_of(name), {
-            "BASE_IMAGE": AWS_BASE, "PLATFORM": PLATFORMS["x86_64"], "MODEL": bundle_of_project("eurosat-lite0")[0],
-            "DB_CA": DATABASE_CA if STAGES[stage].iam_database else "", "SIGNING_KEY": ""})
         (place,) = image["destinations"].values()
         assert place["repositoryName"] == f"shutterless-{stage}/{name}"
-        assert place["imageTag"] == source_hash(recipe_of(name), values)
+        assert f"shutterless-{name}:{place['imageTag']}" == made[name]
         assert image["source"]["platform"] == "linux/amd64"
 
 

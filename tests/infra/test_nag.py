@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.rules import EXCEPTIONS, Exempt
+from infra.exempt import Exempt
+from infra.rules import EXCEPTIONS
 from tests.infra.synthesized import EVERY, SYNTH_S, synthesized, templates_in
 
 ROOT = Path(__file__).parents[2]
