@@ -40,7 +40,7 @@ def rehearse(console: Console, *, keep: bool, base_image: str) -> int:
             with ExitStack() as ending:
                 _play(steps, ending, keep=keep, base_image=base_image)
     except Exception as error:  # the step told it; the table is worth more than a trace
-        if not steps.done or steps.done[-1].failure is None:
+        if not steps.has_failed:
             raise
         console.print(f"Ended early: {type(error).__name__}.", style="red", markup=False)
     except KeyboardInterrupt:
