@@ -70,9 +70,9 @@ def stop_kept(console: Console) -> int:
 
 
 def _play(steps: Steps, ending: ExitStack, *, keep: bool, base_image: str) -> None:
+    traces = Traces(emulator_process.free_place(bridge_address()), sorted(image_names()))
     shutil.rmtree(RUN, ignore_errors=True)
     RUN.mkdir(parents=True)
-    traces = Traces(emulator_process.free_place(bridge_address()), sorted(image_names()))
     traces.write()
     ending.push(lambda kind, error, trace: _leave_nothing(steps, traces, is_told=kind is not KeyboardInterrupt))
     place = traces.place
