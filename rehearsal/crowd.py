@@ -20,8 +20,8 @@ PATIENCE_S = 180.0
 
 @dataclass
 class Sender:
-    """One client, one picture. request_id: of its receipt. turned_away: how often it came in vain; lost: how often it may
-    have been taken all the same, of these. failure: why it gave up."""
+    """One client, one picture. request_id: of its receipt. turned_away: how often it came in vain; lost: how often of
+    these it may have been taken all the same. failure: why it gave up."""
 
     picture: bytes
     request_id: str = ""
