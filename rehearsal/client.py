@@ -22,8 +22,8 @@ from rehearsal.watched import CheckFailed
 JPEG = "image/jpeg"
 ANSWER_S = 120.0  # a cold start, on a machine that does everything else as well
 DONE_S, ROOM_S, PAUSE_S = 180.0, 60.0, 0.2
-AGAIN = (429, 503)  # who is told so knows that nothing was taken, and comes again
-BUSY = (*AGAIN, 500, 502, 504)  # what API Gateway says as well where a copy of a function starts too slowly
+LOST = (500, 502, 504)  # where a copy of a function starts too slowly: who is told so cannot know what was taken, and comes again
+BUSY = (429, 503, *LOST)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPException
 from random import uniform
 from urllib.parse import urlsplit
 
-from rehearsal.client import AGAIN, ANSWER_S, JPEG, Client
+from rehearsal.client import ANSWER_S, BUSY, JPEG, LOST, Client
 from rehearsal.watched import CheckFailed
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 8.0
@@ -20,11 +20,13 @@ PATIENCE_S = 180.0
 
 @dataclass
 class Sender:
-    """One client, one picture. request_id: of its receipt. turned_away: how often it came in vain. failure: why it gave up."""
+    """One client, one picture. request_id: of its receipt. turned_away: how often it came in vain; lost: how often of
+    these it may have been taken all the same. failure: why it gave up."""
 
     picture: bytes
     request_id: str = ""
     turned_away: int = 0
+    lost: int = 0
     failure: str = ""
 
 
@@ -74,10 +76,11 @@ class Crowd:
             if answer.status == 202:
                 sender.request_id = json.loads(body)["request_id"]
                 return
-            if answer.status not in AGAIN or time.monotonic() > deadline:
+            if answer.status not in BUSY or time.monotonic() > deadline:
                 sender.failure = f"expected 202, got {answer.status} {body[:300]!r} after {sender.turned_away} attempts"
                 return
             sender.turned_away += 1
+            sender.lost += answer.status in LOST
             if self._gone.wait(max(wait_s, float(answer.headers.get("Retry-After", 0)))):
                 return
 

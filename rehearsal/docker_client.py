@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -71,13 +72,18 @@ def remove_image_names(names: set[str]) -> None:
 
 
 def choose_base(asked: str) -> str:
-    """What the functions' images stand on: what was asked for, else AWS's, or, where that cannot be pulled, the local one."""
+    """What the functions' images stand on: what was asked for, else AWS's, or, where that cannot be pulled, the local one, by the
+    name that changes when it does."""
     if asked or is_there(AWS_BASE):
         return asked or AWS_BASE
     if not is_image(LOCAL_BASE):
         raise BadSettings(f"The image {AWS_BASE} cannot be pulled, and {LOCAL_BASE}, which stands in for it, is not here. "
                           "Make it: make base.")
-    return LOCAL_BASE
+    return next((tag for tag in _tags(LOCAL_BASE) if re.fullmatch(r"shutterless-base:[0-9a-f]{16}", tag)), LOCAL_BASE)
+
+
+def _tags(image: str) -> list[str]:
+    return docker("image", "inspect", "--format", '{{join .RepoTags " "}}', image).split()
 
 
 def is_there(image: str) -> bool:

@@ -110,17 +110,18 @@ def _wait_until_it_answers(place: Place, process: subprocess.Popen[bytes], log: 
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise BadSettings(f"The emulator ended at start:\n{_end_of(log)}")
+            raise BadSettings(f"The emulator ended at start:\n{end_of(log)}")
         try:
             with urlopen(f"{place.url}/_ministack/health", timeout=2):  # noqa: S310  our own address
                 return
         except (URLError, OSError):
             time.sleep(0.2)
-    raise BadSettings(f"The emulator does not answer within {START_S:.0f} s:\n{_end_of(log)}")
+    raise BadSettings(f"The emulator does not answer within {START_S:.0f} s:\n{end_of(log)}")
 
 
-def _end_of(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+def end_of(log: Path, lines: int = 15) -> str:
+    """"" where there is none yet."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
 if __name__ == "__main__":

@@ -18,15 +18,16 @@ from rehearsal.cdk import STAGE, Cdk
 from rehearsal.client import Client
 from rehearsal.docker_client import bridge_address, build_postgres, choose_base, image_names
 from rehearsal.duties import Duties
-from rehearsal.emulator_process import ROOT, Place
+from rehearsal.emulator_process import ROOT, Place, end_of
 from rehearsal.gaps import read_gaps
 from rehearsal.inventory import Inventory
 from rehearsal.operator import Operator
 from rehearsal.project import copy_project, edit_handler
 from rehearsal.scenes import Scenes
-from rehearsal.traces import RUN, STATE, Traces, alone, read_traces
+from rehearsal.traces import RUN, Traces, alone, read_traces
 from rehearsal.watched import Steps, expect
 
+LAST_WORDS = 40  # lines of the emulator's log
 POSTGRES = "shutterless-rehearsal-postgres:latest"
 
 
@@ -39,7 +40,7 @@ def rehearse(console: Console, *, keep: bool, base_image: str) -> int:
             with ExitStack() as ending:
                 _play(steps, ending, keep=keep, base_image=base_image)
     except Exception as error:  # the step told it; the table is worth more than a trace
-        if not steps.done or steps.done[-1].failure is None:
+        if not steps.has_failed:
             raise
         console.print(f"Ended early: {type(error).__name__}.", style="red", markup=False)
     except KeyboardInterrupt:
@@ -69,11 +70,11 @@ def stop_kept(console: Console) -> int:
 
 
 def _play(steps: Steps, ending: ExitStack, *, keep: bool, base_image: str) -> None:
+    traces = Traces(emulator_process.free_place(bridge_address()), sorted(image_names()))
     shutil.rmtree(RUN, ignore_errors=True)
     RUN.mkdir(parents=True)
-    traces = Traces(emulator_process.free_place(bridge_address()), sorted(image_names()))
     traces.write()
-    ending.callback(_leave_nothing, steps, traces)
+    ending.push(lambda kind, error, trace: _leave_nothing(steps, traces, is_told=kind is not KeyboardInterrupt))
     place = traces.place
     with steps.step("PostgreSQL's image"):
         build_postgres(POSTGRES, ROOT / "rehearsal/postgres", RUN)
@@ -179,14 +180,12 @@ def _expect_as_before(before: dict[str, set[str]], after: dict[str, set[str]]) -
     expect(not gone, f"expected all that was there before the deploy, gone: {gone}")
 
 
-def _leave_nothing(steps: Steps, traces: Traces) -> None:
-    """Takes away all of the run, and looks whether anything of it is left. Where a step failed, the emulator's log is kept."""
+def _leave_nothing(steps: Steps, traces: Traces, *, is_told: bool) -> None:
+    """Takes away all of the run, and looks whether anything is left. Where a step failed, the emulator's last words are told."""
     _be_deaf()
-    with steps.check("nothing is left on this machine") as step:
-        log = RUN / "emulator.log"
-        if steps.has_failed and log.exists():
-            shutil.copy(log, STATE / "last-failure.log")
-            step.notes.append(f"but the emulator's log: {(STATE / 'last-failure.log').relative_to(ROOT)}")
+    if steps.has_failed and is_told:
+        steps.console.print(end_of(RUN / "emulator.log", LAST_WORDS), style="dim", markup=False)
+    with steps.check("nothing is left on this machine"):
         traces.take_away()
         left = traces.left()
         expect(not left, f"expected nothing of this run, got {', '.join(left)}")

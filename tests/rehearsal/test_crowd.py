@@ -84,10 +84,16 @@ def test_all_ask_at_once_and_each_is_taken_once_however_often_it_is_turned_away(
     assert sum(sender.turned_away for sender in many.senders) == 80
 
 
-def test_an_answer_that_may_have_been_taken_is_not_asked_for_again(serve: Callable[[list[int]], Server]):
-    """Else a picture could have two rows."""
-    server = serve([502])
-    with pytest.raises(CheckFailed, match=f"expected {MANY} receipts, got {MANY - 1}: expected 202, got 502"):
+def test_answers_that_were_lost_are_counted_since_their_pictures_may_have_been_taken(serve: Callable[[list[int]], Server]):
+    """Else nobody would know how many rows there may be."""
+    many = crowd_of(serve([502, 429, 504]))
+    many.send()
+    assert sum(sender.lost for sender in many.senders) == 2
+
+
+def test_what_is_wrong_for_good_is_not_asked_again(serve: Callable[[list[int]], Server]):
+    server = serve([413])
+    with pytest.raises(CheckFailed, match=f"expected {MANY} receipts, got {MANY - 1}: expected 202, got 413"):
         crowd_of(server).send()
     assert server.asked == MANY
 

@@ -34,10 +34,21 @@ def test_a_login_reaches_nobody(scripts: Callable[..., Path]):
     assert call(scripts(docker="exit 1"), "login", "--password-stdin", "somewhere").returncode == 0
 
 
-def test_a_build_that_breaks_off_leaves_no_container(scripts: Callable[..., Path]):
-    assert call(scripts(docker='echo "$*"'), "build", "--tag", "a b").stdout == "build --force-rm --tag a b\n"
+def test_what_make_images_has_built_of_these_sources_is_not_built_again(scripts: Callable[..., Path]):
+    folder = scripts(docker='[ "$1" = image ] && exit; echo "$*"')
+    assert call(folder, "build", "--tag", "cdkasset-api-1234", ".").stdout == "tag shutterless-api:1234 cdkasset-api-1234\n"
+
+
+def test_a_build_leaves_no_container_where_it_breaks_off(scripts: Callable[..., Path]):
+    folder = scripts(docker='[ "$1" = image ] && exit 1; echo "$*"')
+    words = ("build", "--file", "a b", "--tag", "cdkasset-api-1234", ".")
+    assert call(folder, *words).stdout == "build --force-rm --file a b --tag cdkasset-api-1234 .\n"
+
+
+def test_a_build_that_fails_fails(scripts: Callable[..., Path]):
+    assert call(scripts(docker="exit 3"), "build", "--tag", "cdkasset-api-1234", ".").returncode == 3
 
 
 def test_all_else_is_dockers(scripts: Callable[..., Path]):
     assert call(scripts(docker='echo "$*"; exit 3'), "inspect", "a b").stdout == "inspect a b\n"
-    assert call(scripts(docker="exit 3"), "build").returncode == 3
+    assert call(scripts(docker="exit 3"), "inspect").returncode == 3
