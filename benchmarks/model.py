@@ -117,6 +117,14 @@ def ratios(report: dict[str, Any]) -> dict[str, float]:
     return {name: round(value, 2) for name, value in found.items()}
 
 
+def gains_of_int8(report: dict[str, Any]) -> dict[str, float]:
+    """How many times faster an int8 bundle's graph is than fp32, by side in pixels: one picture, one thread."""
+    rows = [row for row in report["run"] if (row["batch"], row["threads"]) == (1, 1) and PLAIN_FP32 in row["p50_ms"]]
+    taken = {str(row["side"]): row["p50_ms"] for row in rows}
+    return {side: round(p50[PLAIN_FP32] / p50.get(SERVED, p50[PLAIN]), 2) for side, p50 in taken.items()
+            if SERVED in p50 or PLAIN in p50}
+
+
 def engines_of(report: dict[str, Any]) -> list[str]:
     """Those that were measured, the bundle first."""
     measured = {engine for row in report["run"] for engine in row["p50_ms"]}

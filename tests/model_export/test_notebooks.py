@@ -26,6 +26,7 @@ def test_the_notebook_trains_exports_and_asks(class_folders: Path, tmp_path: Pat
     from cli.main import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHUTTERLESS_MODELS_DIR", str(tmp_path / "models"))
     first, *others = _cells(NOTEBOOKS[0])
     names: dict[str, object] = {}
     exec(first, names)
