@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, draw, print."""
     from rich.console import Console
 
-    from benchmarks.model import measure, ratios
+    from benchmarks.model import gains_of_int8, measure, ratios
     from shutterless.bundles import read_bundle
     from shutterless.opening import open_bundle
 
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = read_plan(arguments, bundle.manifest)
     with Console(stderr=True).status("measuring") as status:
         report = measure(bundle, plan, step=status.update)
-    report["ratios"] = ratios(report)
+    report |= {"ratios": ratios(report), "gains_of_int8": gains_of_int8(report)}
     manifest = bundle.manifest
     drawn = draw_plot(report, arguments.out or Path(f"var/bench/model-{manifest.name}-{manifest.version}.svg"))
     if arguments.json:
@@ -110,4 +110,7 @@ def print_report(report: dict[str, Any], drawn: str) -> None:
     if faster:
         print("One picture, one thread, it runs " + "; ".join(f"{value:.2f} times as fast as {name}"
                                                              for name, value in faster.items()) + ".")
+    if gains := report["gains_of_int8"]:
+        print("One picture, one thread, int8 runs " + ", ".join(f"{value:.2f} times as fast as fp32 at {side} px"
+                                                                 for side, value in gains.items()) + ".")
     print(drawn)

@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cli.environment import read_settings
 from cli.interruption import ended_tidily
 from cli.progress import steps
 from cli.trained import PREPARED, add_source_options, read_source
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_options(parser)
     parser.add_argument("--name", help="name of the bundle (default: SOURCE's, else --arch)")
     parser.add_argument("--version", default="1", help="a version never changes (default: %(default)s)")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles (default: %(default)s)")
+    parser.add_argument("--models", type=Path, metavar="FOLDER",
+                        help="of bundles (default: where all commands look: SHUTTERLESS_MODELS_DIR, else the project's models/)")
     parser.add_argument("--precision", choices=("int8", "fp32"), help="default: int8 where pictures can vouch for it")
     parser.add_argument("--calibration-method", choices=("minmax", "percentile", "entropy"), default="minmax",
                         help="how ranges are chosen (default: %(default)s)")
@@ -55,14 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
     from model_export.export import export
 
     name = arguments.name or _name(arguments)
+    models = arguments.models or read_settings().models_dir
     with steps() as (step, advance):
         step("reading weights and pictures")
         source = read_source(arguments, advance)
         for what, said in source.notes:
             step(f"{what}: {said}")
-        folder = export(source, name=name, version=arguments.version, models=arguments.models, prepared=PREPARED,
+        folder = export(source, name=name, version=arguments.version, models=models, prepared=PREPARED,
                         precision=arguments.precision, method=arguments.calibration_method, outliers=arguments.outliers,
                         when=arguments.optimise, step=step, advance=advance)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     print((folder / "report.md").read_text(encoding="utf-8").split("\n## ")[1].partition("\n")[2].strip())
     print(f"\nbundle: {folder}\nreport: {folder / 'report.html'}\nask it: shutterless predict --model {folder} PICTURE")
     return 0

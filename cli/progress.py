@@ -37,8 +37,10 @@ def steps() -> Iterator[tuple[Callable[[str], object], Callable[[int, int], obje
     task = bar.add_task("", total=None)
 
     def step(sentence: str) -> None:
+        nonlocal task
         console.print(f"• {sentence}", markup=False)
-        bar.reset(task, total=None, description=sentence.partition(":")[0])
+        bar.remove_task(task)
+        task = bar.add_task(sentence.partition(":")[0], total=None)
 
     def advance(n: int, total: int) -> None:
         bar.update(task, advance=n, total=total)

@@ -57,7 +57,7 @@ def check_agreement(found: Agreement, *, insisted: bool) -> None:
               "Give more pictures like those that it was trained on, or labelled ones, so that accuracy decides; or another "
               "--calibration-method; or ship fp32: --precision fp32")
     raise Unproven(f"int8 is not taken: it names what the network names on {percent(found.top1)} of the pictures, expected "
-                   f"{LEAST_AGREEMENT:.0%}; {found.loss_points:.2f} points of accuracy would be lost if the network's "
+                   f"{100 * LEAST_AGREEMENT:.0f} %; {found.loss_points:.2f} points of accuracy would be lost if the network's "
                    f"confidences are right, at most {MOST_LOSS_POINTS} where int8 is insisted on. {remedy}.")
 
 

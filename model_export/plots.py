@@ -52,7 +52,7 @@ def reliability_plot(calibrated: Reliability, raw: Reliability) -> str:
     axes.scatter(calibrated.confidence, calibrated.accuracy, s=sizes, color=ACCENT,
                  label=f"temperature-scaled, error {calibrated.error:.2%}")
     axes.set(xlabel="confidence", ylabel="share that was right", xlim=(0, 1.03), ylim=(0, 1.03))
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure)
 
 

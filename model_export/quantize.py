@@ -62,8 +62,9 @@ def quantize(source: Path, target: Path, pixels: NDArray[np.uint8], *, method: s
     of how many pictures are being run.
     """
     with TemporaryDirectory() as scratch, _hushed():
-        prepared = Path(scratch) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        whole, prepared = Path(scratch) / "whole.onnx", Path(scratch) / "prepared.onnx"
+        onnx.save(onnx.load(str(source)), str(whole))  # a bundle's has its weights in a file beside it
+        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
         quantize_static(str(prepared), str(target), _Batches(pixels, 16, advance), quant_format=QuantFormat.QDQ,
                         per_channel=True, reduce_range=reduce_range, activation_type=QuantType.QUInt8,
                         weight_type=QuantType.QInt8, calibrate_method=METHODS[method],

@@ -16,11 +16,15 @@ from model_export.errors import ExportError
 def written_whole(target: Path) -> Iterator[Path]:
     """An empty folder that becomes `target`, models/<name>/<version>; where that fails or is broken off, nothing of it stays.
 
-    What a killed process left of the same version is removed first. Raises ExportError when that version exists, or another
-    process is writing it.
+    What a killed process left of the same version is removed first. Raises ExportError when that version exists, another
+    process is writing it, or a file stands where a folder has to be.
     """
     name, folder = f"{target.parent.name}/{target.name}", target.with_name(f".{target.name}.unfinished")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ExportError(f"{target.parent}: expected a place for folders, got a file in it. Give another: --models or "
+                          "--name.") from error
     lock = os.open(folder, os.O_RDONLY)
     try:
         if not _locked(lock):

@@ -89,3 +89,24 @@ def test_torch_is_measured_beside_it_where_the_architecture_is_known(fast_bundle
     report = measure(replace(bundle, manifest=manifest), Plan(sides=(32,), batches=(1,), threads=(1,), runs=5, openings=1))
     assert sorted(report["run"][0]["p50_ms"]) == ["onnxruntime", "onnxruntime, fp32", "this bundle", "torch eager, fp32"]
     assert report["missing"] == {}
+
+
+@pytest.mark.needs("torch")
+def test_a_graph_as_export_writes_it_is_measured_at_other_sizes_too(tmp_path):
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    from benchmarks.model import _resize
+    from model_export.graph import Serving, write_graph
+    from shutterless.manifests import InputSpec
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    write_graph(net, InputSpec(size=32), tmp_path / "own.onnx")
+    assert _resize(tmp_path / "own.onnx", 48, tmp_path / "other.onnx") == ""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(tmp_path / "other.onnx", providers=["CPUExecutionProvider"])
+    got = session.run(None, {"pictures": pixels})[0]
+    with torch.inference_mode():
+        expected = Serving(net, InputSpec(size=48)).eval()(torch.from_numpy(pixels)).numpy()
+    assert got == pytest.approx(expected, abs=1e-4)

@@ -43,6 +43,7 @@ def workplace(tmp_path: Path, monkeypatch) -> Path:
     import torch
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHUTTERLESS_MODELS_DIR", str(tmp_path / "models"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "usernets", raising=False)
     (tmp_path / "usernets.py").write_text(NETS)
@@ -100,7 +101,7 @@ def test_a_fresh_resnet_with_seven_classes_from_its_pth_to_answers_that_are_torc
     card = Path("models/roofs/1/report.md").read_text()
     assert "broken.jpg" in card
     assert "squashed to 32 x 32 px, bilinear, mean 0.485" in card
-    assert main(["check", "models/roofs/1"]) == 0
+    assert main(["check", "roofs"]) == 0
     capsys.readouterr()
     expected, answers = _expected(model, *IMAGENET), _answers("roofs", capsys)
     assert len(set(expected)) > 1
@@ -224,7 +225,7 @@ def test_an_export_that_is_broken_off_leaves_no_bundle_and_the_next_one_works(wo
     from shutterless.bundles import list_bundles
 
     arguments = ["export", "net.pth", "--arch", "usernets:Net", "--size", "32", "--calibration", "tiles", "--name", "roofs"]
-    process = start(*arguments)
+    process = start(*arguments, SHUTTERLESS_MODELS_DIR="models")
     while not Path("models/roofs/.1.unfinished").exists():
         assert process.poll() is None
         time.sleep(0.02)

@@ -32,6 +32,7 @@ def test_a_training_and_its_export_from_the_command_line(tmp_path: Path, monkeyp
             Image.fromarray(pixels).save(tmp_path / "data" / label / f"{i}.png")
     (tmp_path / "data" / "red" / ".thumbnail.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHUTTERLESS_MODELS_DIR", str(tmp_path / "models"))
     assert main(["train", "data", "--arch", "resnet18", "--weights", "none", "--size", "32", "--epochs", "2", "--batch", "8",
                  "--averaging", "0.5", "--out", "run"]) == 0
     said = capsys.readouterr()

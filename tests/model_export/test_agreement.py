@@ -40,7 +40,7 @@ def test_int8_that_changes_more_is_refused_with_figures_and_remedy():
     from model_export.quantize import Unproven
 
     expected = _logits(200, margin=5)
-    words = r"98\.50 % \(.*n = 200\) of the pictures, expected 99%; 1\.4\d points .*--precision fp32"
+    words = r"98\.50 % \(.*n = 200\) of the pictures, expected 99 %; 1\.4\d points .*--precision fp32"
     for insisted in (False, True):
         with pytest.raises(Unproven, match=words):
             check_agreement(agreement(expected, _changed(expected, 3)), insisted=insisted)

@@ -22,14 +22,19 @@ def test_a_notebook_holds_no_output_of_somebody_s_machine(notebook: Path):
 
 @pytest.mark.needs("torch")
 def test_the_notebook_trains_exports_and_asks(class_folders: Path, tmp_path: Path, monkeypatch, capsys):
-    """Its first cell holds the numbers, which are made small; a line with a `!` is a command."""
+    """Its first cell holds the numbers, which are made small, and weights come from a file; a line with a `!` is a command."""
+    import torch
+    from torchvision import models
+
     from cli.main import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHUTTERLESS_MODELS_DIR", str(tmp_path / "models"))
+    torch.save(models.resnet18().state_dict(), "resnet18-imagenet.pth")  # as torchvision publishes it: a thousand labels
     first, *others = _cells(NOTEBOOKS[0])
     names: dict[str, object] = {}
     exec(first, names)
-    small = {"DATA": class_folders, "ARCH": "resnet18", "WEIGHTS": "none", "SIZE": 32, "EPOCHS": 1, "BATCH": 16}
+    small = {"DATA": class_folders, "ARCH": "resnet18", "WEIGHTS": "resnet18-imagenet.pth", "SIZE": 32, "EPOCHS": 1, "BATCH": 16}
     assert small.keys() < names.keys()
     names |= small
     for cell in others:

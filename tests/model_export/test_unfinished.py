@@ -58,3 +58,9 @@ def test_a_version_that_is_there_stays_as_it_is(tmp_path: Path):
     with pytest.raises(ExportError, match="a version never changes"), written_whole(tmp_path / "roofs" / "1"):
         pass
     assert [path.name for path in (tmp_path / "roofs").iterdir()] == ["1"]
+
+
+def test_a_file_where_a_folder_has_to_be_is_refused(tmp_path: Path):
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(ExportError, match="got a file in it"), written_whole(tmp_path / "models" / "roofs" / "1"):
+        pass
