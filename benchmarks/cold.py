@@ -6,8 +6,9 @@ One ResNet50 with weights drawn by lot (time does not depend on them), 224 px, a
 runtime interface emulator; beside it the model that ships, for what the handler adds to a small network. New containers take
 turns, so that all variants meet the same noise; files are in the page cache. The emulator starts the runtime at the first
 call: "start to first answer" is that call, from its first byte to its answer's last, and INIT the part of it that the
-emulator reports. Warm calls take turns too. The plain handler stands in
-references/plain_handler. What is made for it (weights, bundles, images) stays for the next run.
+emulator reports. Warm calls take turns too, in several containers of each variant: what one container measures differs by
+some percent from what another of the same image does. The plain handler stands in references/plain_handler. What is made for
+it (weights, bundles, images) stays for the next run.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def measure_cold(variants: list[Variant], event: bytes, containers: int) -> dict
 
 
 def measure_warm(variants: list[Variant], event: bytes, calls: int, containers: int) -> dict[str, list[dict[str, float]]]:
-    """Milliseconds of each call, seen from outside, and of its parts where the answer tells them. As many `containers` of each
-    variant share its calls: one differs from the next by some percent, for as long as it lives."""
+    """Milliseconds of each call, seen from outside, and of its parts where the answer tells them; so many `containers` of each
+    variant share its calls."""
     found: dict[str, list[dict[str, float]]] = {variant.name: [] for variant in variants}
     with ExitStack() as held:
         print(f"warm: {containers} containers of each of {len(variants)} variants", file=sys.stderr)
