@@ -6,8 +6,9 @@ One ResNet50 with weights drawn by lot (time does not depend on them), 224 px, a
 runtime interface emulator; beside it the model that ships, for what the handler adds to a small network. New containers take
 turns, so that all variants meet the same noise; files are in the page cache. The emulator starts the runtime at the first
 call: "start to first answer" is that call, from its first byte to its answer's last, and INIT the part of it that the
-emulator reports. Warm calls take turns too. The plain handler stands in
-references/plain_handler. What is made for it (weights, bundles, images) stays for the next run.
+emulator reports. Warm calls take turns too, in several containers of each variant: what one container measures differs by
+some percent from what another of the same image does. The plain handler stands in references/plain_handler. What is made for
+it (weights, bundles, images) stays for the next run.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -42,7 +43,8 @@ SIDE, CLASSES, BUCKET = 224, 10, "bench"
 MEMORY_MB = 3538  # of which Lambda makes two virtual CPUs
 PATH = "/2015-03-31/functions/function/invocations"
 START_S, ANSWER_S = 30, 120
-ROUND = 10  # warm calls before the next variant has its turn
+WARM_UP = 3  # calls of a new container that are not counted
+ROUND = 4  # warm calls before the next container has its turn; one before them is not counted
 PLAIN = "plain handler: torch, weights from S3"
 SHIPPED = "ours, the model that ships"  # another, smaller network: what the handler adds weighs most there
 
@@ -63,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with s3() as address:
         variants = prepare(options.base_image, address)
         cold = measure_cold(variants, event, options.containers)
-        warm = measure_warm(variants, event, options.calls)
-    report = heading("cold", arguments) | {"containers": options.containers, "calls": options.calls,
+        warm = measure_warm(variants, event, options.calls, options.warm)
+    report = heading("cold", arguments) | {"containers": options.containers, "calls": options.calls, "warm": options.warm,
                                            "variants": summary(cold, warm)}
     for line in table(report):
         print(line)
@@ -87,30 +89,28 @@ def measure_cold(variants: list[Variant], event: bytes, containers: int) -> dict
     return found
 
 
-def measure_warm(variants: list[Variant], event: bytes, calls: int) -> dict[str, list[dict[str, float]]]:
-    """Milliseconds of each call, seen from outside, and of its parts where the answer tells them."""
+def measure_warm(variants: list[Variant], event: bytes, calls: int, containers: int) -> dict[str, list[dict[str, float]]]:
+    """Milliseconds of each call, seen from outside, and of its parts where the answer tells them; so many `containers` of each
+    variant share its calls."""
     found: dict[str, list[dict[str, float]]] = {variant.name: [] for variant in variants}
-    for variant in variants:
-        print(f"warm: {variant.name}", file=sys.stderr)
-    functions: dict[str, Function] = {}
-    held = [container(variant) for variant in variants]
-    try:
-        for variant, opened in zip(variants, held, strict=True):
-            functions[variant.name] = opened.__enter__()
-            for _ in range(3):
-                functions[variant.name].ask(event)
-        for _ in range(0, calls, ROUND):
-            for name, function in functions.items():
+    with ExitStack() as held:
+        print(f"warm: {containers} containers of each of {len(variants)} variants", file=sys.stderr)
+        functions = [(variant.name, held.enter_context(container(variant))) for _ in range(containers) for variant in variants]
+        counted: list[list[dict[str, float] | None]] = [[None] * WARM_UP for _ in functions]
+        for _, function in functions:
+            for _ in range(WARM_UP):
                 function.ask(event)
+        for _ in range(0, calls, ROUND * containers):
+            for (_, function), told in zip(functions, counted, strict=True):
+                function.ask(event)
+                told.append(None)
                 for _ in range(ROUND):
                     answer, taken_ms = function.ask(event)
-                    found[name].append({"call": taken_ms, **_steps(answer)})
-        for name, function in functions.items():
-            for call, ms in zip(found[name], function.durations_ms()[3:], strict=False):
-                call["duration"] = ms
-    finally:
-        for opened in held[:len(functions)]:
-            opened.__exit__(None, None, None)
+                    told.append({"call": taken_ms, **_steps(answer)})
+        for (name, function), told in zip(functions, counted, strict=True):
+            for call, ms in zip(told, function.durations_ms(), strict=False):
+                if call:
+                    found[name].append(call | {"duration": ms})
     return found
 
 
@@ -144,9 +144,10 @@ def table(report: dict[str, Any]) -> Iterator[str]:
                  if plain and name != SHIPPED else "")
         yield (f"{name:{width}}{row['init_ms']:8.0f}{row['first_ms']:8.0f}{row['call_ms']:9.2f}{row['duration_ms']:9.2f}"
                f"{parts}{times}")
-    yield (f"{report['containers']} new containers and {report['calls']} warm calls of each, in turns; warm is a call seen from "
-           "outside, billed what the emulator reports of it, handler and floor (decode + preprocess + session.run) are inside, "
-           "added: how much longer the handler takes than the floor; x: faster than the plain handler.")
+    yield (f"{report['containers']} new containers and {report['calls']} warm calls of each, in turns, these in {report['warm']} "
+           "containers; warm is a call seen from outside, billed what the emulator reports of it, handler and floor (decode + "
+           "preprocess + session.run) are inside, added: how much longer the handler takes than the floor; x: faster than the "
+           "plain handler.")
     for name, row in rows.items():
         if "start" in row:
             yield f"{name}: " + ", ".join(f"{step} {ms:.0f}" for step, ms in row["start"].items())
@@ -392,6 +393,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-image", default=AWS_BASE, metavar="IMAGE", help="what the images stand on (default: %(default)s)")
     parser.add_argument("--containers", type=int, default=7, metavar="N", help="new ones of each variant (default: %(default)s)")
+    parser.add_argument("--warm", type=int, default=3, metavar="N", help="containers that share them (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=100, metavar="N", help="warm ones of each variant (default: %(default)s)")
     return parser.parse_args(arguments)
 

@@ -1,5 +1,6 @@
 """What a viewer would show, for every format and kind of sample; and only BadPicture for everything else."""
 
+import ctypes
 import io
 import struct
 import subprocess
@@ -435,6 +436,29 @@ print(peak)
 """
     shown = subprocess.run([sys.executable, "-c", code], input=picture, capture_output=True, check=True).stdout
     assert int(shown) < 1_000_000_000
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt") or sys.platform != "linux", reason="tells glibc what to keep")
+def test_a_small_picture_finds_the_memory_of_the_one_before(draw, encode):
+    picture = encode(draw((640, 480)), "JPEG")
+    code = """
+import resource, sys
+from shutterless.manifests import InputSpec
+from shutterless.pictures import reading
+from shutterless.preprocessing import to_pixels
+picture, spec = sys.stdin.buffer.read(), InputSpec(size=224)
+def one():
+    with reading(picture) as image:
+        to_pixels(image, spec)
+for _ in range(3):
+    one()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    one()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], input=picture, capture_output=True, check=True).stdout
+    assert int(shown) < 300  # pages that the kernel had to fill; a picture of this size has 300
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets a limit that other systems do not keep")
