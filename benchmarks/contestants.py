@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ WORK = ROOT / "var/bench/peers"
 READY_S, STOP_S = 90, 20
 POLL_S = 0.02
 CONFIDENCE_TOLERANCE = 1e-4
+SERVE_TUNED = f"""
+import os
+from onprem import batching, door
+batching.MAX_BATCH = int(os.environ["OURS_BATCH"])
+batching.COMPANY_S = float(os.environ["OURS_WAIT_MS"]) / 1000
+door.RUNNERS = int(os.environ["OURS_RUNNERS"])
+{SERVE}
+"""
 Expected = tuple[int, str, float]  # index, label, confidence
 
 
@@ -76,7 +84,7 @@ def peers() -> list[Contestant]:
 
 def ours_to_tune() -> Contestant:
     """Our server, where what is fixed in its code is a setting."""
-    return _described(OURS_FOLDER, OURS.python)
+    return replace(_described(OURS_FOLDER, OURS.python), command=("python", "-c", SERVE_TUNED))
 
 
 def _described(folder: Path, python: Path) -> Contestant:

@@ -15,6 +15,7 @@ HEAD_S = 20.0  # from the connection, or the first bytes of a later head, to its
 MAX_HEAD_BYTES = 65_536  # with one read of the socket on top; proxies and clients stop at 8 to 32 kB
 READ_S = 30.0  # an answer that waits to be read is looked at so often
 MIN_BYTES_PER_S = 1_000  # that a client has to read in that time
+CONNECTION = "connection"  # in a request's state: over which one it came; a proxy's headers change the client's address
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -69,6 +70,7 @@ class BoundedHeads(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._forget_deadline()
         self._in_head, self._head_bytes = False, 0
+        self.scope["state"][CONNECTION] = id(self)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -14,6 +14,7 @@ from onprem.answers import REFUSALS, json_answer, refusal
 from onprem.batching import Ready
 from onprem.docs import PICTURE, answers
 from onprem.door import Door, door_of
+from onprem.heads import CONNECTION
 from onprem.schemas import Models, Prediction
 from shutterless.bodies import Submission, read_submission
 from shutterless.errors import TooLarge
@@ -52,7 +53,7 @@ async def predict(request: Request, model: Annotated[str | None, Query(descripti
     content_type = request.headers.get("content-type", "")
     async with door.intake.body(request) as body:
         read = partial(read_submission, content_type, body, door.limits.max_bytes)
-        is_alone = door.solitude.asked(request.scope["client"])
+        is_alone = door.solitude.asked(getattr(request.state, CONNECTION, None))
         answer = _answer_at_once(door, read(), top) if model is None and is_alone and _is_quick(door, body) else None
         if answer is None:
             prepare = partial(_prepare, door, read, model, top)

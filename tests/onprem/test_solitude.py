@@ -30,7 +30,8 @@ def test_clients_of_a_fast_model_that_ask_at_the_same_time_are_batched(open_door
     monkeypatch.setattr("onprem.solitude.COMPANY_S", 10.0)
 
     def ask(colour: str) -> set[str]:
-        with httpx.Client(base_url=client.base_url, timeout=60) as own:
+        through_proxy = {"x-forwarded-for": "192.0.2.1"}  # as all of a proxy's clients, or all behind one router
+        with httpx.Client(base_url=client.base_url, headers=through_proxy, timeout=60) as own:
             return {own.post("/predict", content=jpeg(colour)).json()["label"] for _ in range(30)}
 
     colours = ["red", "green", "blue", "red", "green", "blue"]
