@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         variants = prepare(options.base_image, address)
         cold = measure_cold(variants, event, options.containers)
         warm = measure_warm(variants, event, options.calls, options.warm)
-    report = heading("cold", arguments) | {"containers": options.containers, "calls": options.calls, "warm": options.warm,
+    report = heading("cold", arguments) | {"containers": options.containers, "calls": len(warm[PLAIN]), "warm": options.warm,
                                            "variants": summary(cold, warm)}
     for line in table(report):
         print(line)

@@ -23,4 +23,6 @@ def ended_tidily() -> Iterator[None]:
 
 
 def _leave(name: int, frame: FrameType | None) -> None:
+    for also in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(also, signal.SIG_IGN)  # a second one must not break the tidying off
     sys.exit(128 + name)

@@ -21,7 +21,7 @@ from shutterless.pictures import SMALL_PIXELS, Limits
 from shutterless.settings import Settings
 from shutterless.shelf import Shelf
 
-RUNNERS = 2  # batches at the same time: while one's answers are sent and its successors decoded, the other has the CPUs
+RUNNERS = 2  # batches at the same time, at least: while one's answers are sent and its successors decoded, the other has the CPUs
 SPOOLED_BESIDE = 100_000_000  # bytes on the disk beside two whole batches
 
 
@@ -71,7 +71,7 @@ def build_door(settings: Settings) -> Door:
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
-    batcher = Batcher(compute, runners=min(settings.workers, RUNNERS), ran=tallies.ran)
+    batcher = Batcher(compute, runners=count_runners(settings), ran=tallies.ran)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
                     max_held_bytes=2 * max(settings.batch_bytes, settings.max_bytes) + SPOOLED_BESIDE)
@@ -83,6 +83,11 @@ def build_door(settings: Settings) -> Door:
                 batcher=batcher, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
                 reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers),
                 solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)))
+
+
+def count_runners(settings: Settings) -> int:
+    """How many batches run at the same time: so many that their threads use all workers' CPUs."""
+    return max(min(settings.workers, RUNNERS), -(-settings.workers // settings.server_threads))
 
 
 def door_of(request: Request) -> Door:

@@ -71,7 +71,7 @@ class Intake:
                     self._refuse(received, more_bytes=len(chunk))
                     chunks.append(chunk)
                     self.held_bytes += len(chunk)
-                    patience.reschedule(deadline_s + received / MIN_BYTES_PER_S)
+                    patience.reschedule(min(deadline_s + received / MIN_BYTES_PER_S, clock.time() + GRACE_S))
         except TimeoutError:
             raise HTTPException(408, "The body came too slowly. Send it again, over a faster connection.") from None
 

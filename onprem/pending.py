@@ -9,6 +9,7 @@ from time import monotonic
 from shutterless.errors import Overloaded
 
 LOOK_S = 1.0  # between two counts; what came since the last one is added to it
+LOOK_AGAIN_S = 0.05  # before somebody is sent away
 
 
 class QueueFull(Overloaded):
@@ -25,15 +26,35 @@ class Pending:
 
     def __init__(self, most: int, count: Callable[[int], int], *, now: Callable[[], float] = monotonic) -> None:
         self._most, self._count, self._now = most, count, now
+        self._looking = Lock()  # held while the database is asked: whoever comes then goes by the number before
         self._lock = Lock()  # guards all below
         self._waiting, self._counted_at = 0, -LOOK_S
 
     def admit(self) -> None:
-        """Let one more wait. Raises QueueFull, Unavailable."""
+        """Let one more wait. Raises QueueFull; and Unavailable where it had to count, and could not."""
+        if self._is_due() and self._looking.acquire(blocking=False):
+            try:
+                self._look()
+            finally:
+                self._looking.release()
         with self._lock:
-            if self._now() - self._counted_at >= LOOK_S:
-                self._waiting, self._counted_at = self._count(self._most), self._now()
             if self._waiting >= self._most:
                 raise QueueFull(f"{self._most:,} uploads wait for their answers already. Send this one again later, or send the "
                                 "picture to /predict, which answers at once.")
             self._waiting += 1
+
+    def _is_due(self) -> bool:
+        with self._lock:
+            after_s = min(LOOK_S, LOOK_AGAIN_S) if self._waiting >= self._most else LOOK_S
+            return self._now() - self._counted_at >= after_s
+
+    def _look(self) -> None:
+        with self._lock:
+            before = self._waiting
+        try:
+            counted = self._count(self._most)
+            with self._lock:
+                self._waiting += counted - before  # and those who came meanwhile
+        finally:
+            with self._lock:
+                self._counted_at = self._now()  # where it failed, too: the next one need not wait for the same failure

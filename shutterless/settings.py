@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from typing import Any
 from shutterless.errors import BadSettings
 
 _SLUG = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2, as a container sees its own
 MOST_THREADS = 4  # more were not measured, and a small network has no work for them
 _MODELS = Path(__file__).parent.parent / "models"
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may run on. A container's CPU quota is not seen: set SHUTTERLESS_WORKERS there."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPUs that this process may run on, or as many as its container's CPU quota is worth, rounded up, where that is less."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no quota: "max"
+        quota_us, period_us = map(int, CPU_QUOTA.read_text().split())
+        return max(1, min(cpus, -(-quota_us // period_us)))
+    return cpus
 
 
 # Readers: text of a variable -> value, or ValueError(what was expected).

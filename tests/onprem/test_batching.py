@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from onprem.batching import MAX_BATCH, Batcher, Ready
+from onprem.door import count_runners
 from shutterless.bundles import read_bundle
 from shutterless.classifier import Answer, Classifier
 from shutterless.errors import BadBundle, BadPicture
+from shutterless.settings import Settings
 
 COLOURS = ("red", "green", "blue")
 
@@ -156,3 +158,8 @@ def test_the_server_runs_requests_that_come_together_as_batches(open_door, jpeg,
     assert [answer.json()["label"] for answer in asyncio.run(ask_all(colours))] == colours
     assert sum(sizes) == 24
     assert len(sizes) < 24
+
+
+@pytest.mark.parametrize(("workers", "threads", "runners"), [(1, 1, 1), (2, 2, 2), (2, 0, 2), (8, 1, 8), (16, 0, 4), (16, 4, 4)])
+def test_batches_use_all_workers_whatever_threads_each_has(workers, threads, runners) -> None:
+    assert count_runners(Settings(workers=workers, threads=threads)) == runners

@@ -82,6 +82,15 @@ def test_clients_that_send_slowly_keep_nobody_out(open_door, jpeg) -> None:
     wait_for(lambda: client.door.intake.held_bytes == 0)
 
 
+def test_bytes_that_came_fast_earn_no_long_silence(open_door, jpeg, monkeypatch) -> None:
+    monkeypatch.setattr("onprem.intake.GRACE_S", 0.5)
+    client = open_door()
+    with raw(client, "Content-Length: 2000000", bytes(1_999_999)) as silent:  # at 10,000 bytes/s, 200 s
+        wait_for(lambda: client.door.intake.held_bytes > 0)
+        assert status(silent) == 408
+    wait_for(lambda: client.door.intake.held_bytes == 0)
+
+
 def test_above_max_waiting_requests_are_told_to_come_back(open_door, jpeg, monkeypatch) -> None:
     client, busy = open_door(max_waiting=2), threading.Event()
     answers = Classifier.answers

@@ -1,6 +1,9 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from onprem.pending import LOOK_S, Pending, QueueFull
+from onprem.pending import LOOK_AGAIN_S, LOOK_S, Pending, QueueFull
 from shutterless.errors import Unavailable
 
 
@@ -42,17 +45,44 @@ def test_between_two_counts_what_came_is_added() -> None:
     assert looks == [0.0, LOOK_S]
 
 
-def test_a_count_that_fails_is_tried_again_at_once() -> None:
-    answers: list[object] = [Unavailable("The database does not answer."), 0]
+def test_before_somebody_is_sent_away_is_counted_anew() -> None:
+    now, rows = [0.0], [2]
+    pending = Pending(2, lambda most: rows[0], now=lambda: now[0])
+    with pytest.raises(QueueFull):
+        pending.admit()
+    rows[0], now[0] = 1, LOOK_AGAIN_S
+    pending.admit()
+
+
+def test_a_count_that_fails_is_not_tried_by_everybody() -> None:
+    looks = []
 
     def count(most: int) -> int:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return 0
+        looks.append(most)
+        raise Unavailable("The database does not answer.")
 
     pending = Pending(1, count, now=lambda: 5.0)
     with pytest.raises(Unavailable):
         pending.admit()
     pending.admit()
-    assert answers == []
+    assert looks == [1]
+
+
+def test_while_one_counts_nobody_else_waits() -> None:
+    counting, go_on = threading.Event(), threading.Event()
+
+    def count(most: int) -> int:
+        counting.set()
+        assert go_on.wait(30)
+        return 2
+
+    pending = Pending(5, count)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(pending.admit)
+        assert counting.wait(30)
+        pending.admit()  # by the number before
+        go_on.set()
+        first.result(30)
+    pending.admit()
+    with pytest.raises(QueueFull):
+        pending.admit()

@@ -96,3 +96,13 @@ def test_importing_settings_loads_nothing_but_the_standard_library():
     loaded = {name.partition(".")[0] for name in printed.split()}
     assert "shutterless" in loaded
     assert not loaded & {"numpy", "PIL", "onnxruntime", "sqlalchemy", "boto3", "botocore", "pydantic"}
+
+
+@pytest.mark.parametrize(("quota", "most"), [("150000 100000", 2), ("1000 100000", 1), ("max 100000", 10_000), (None, 10_000)])
+def test_a_containers_quota_counts_as_cpus(quota, most, tmp_path, monkeypatch):
+    file = tmp_path / "cpu.max"
+    if quota:
+        file.write_text(f"{quota}\n")
+    monkeypatch.setattr("shutterless.settings.CPU_QUOTA", file)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(10_000), raising=False)
+    assert usable_cpus() == most
