@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help local test check images invoke base synth deploy destroy rehearse
+.PHONY: help local test check images invoke base synth doctor deploy destroy rehearse
 .PHONY: train export publish bench bench-cold bench-servers lock install-export clean
 
 BIN := .venv/bin
@@ -72,6 +72,9 @@ synth: $(MADE)/cdk ## the CloudFormation templates; needs no credentials and no 
 deploy: $(MADE)/cdk ## into your AWS account, and tried there   [STAGE=dev MODEL=name SIGNING_KEY=file.pem ARGS=--without-page]
 	@exec $(BIN)/shutterless deploy '$(or $(STAGE),dev)' $(if $(MODEL),--model '$(MODEL)') \
 		$(if $(SIGNING_KEY),--signing-key '$(SIGNING_KEY)') $(ARGS)
+
+doctor: $(MADE)/cdk ## what a deploy lacks on this machine and in the account, and what mends it   [STAGE=dev]
+	@exec $(BIN)/shutterless doctor '$(or $(STAGE),dev)' $(ARGS)
 
 destroy: $(MADE)/cdk ## take it away again   [STAGE=dev CONFIRM=prod]
 	@exec $(BIN)/shutterless destroy '$(or $(STAGE),dev)' $(if $(CONFIRM),--confirm '$(CONFIRM)') $(ARGS)

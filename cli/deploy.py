@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     run_cdk("deploy", "--all", "--require-approval", "never", stage=stage.name, model=arguments.model,
             signing_key=arguments.signing_key)
     outputs = deployed.outputs()
-    publish(deployed, page, outputs)
+    publish(deployed, page, outputs, is_wanted=not arguments.without_page)
     try_it(outputs["Url"], deployed.api_key(outputs["KeyId"]), say=say, sign=deployed.sign if stage.iam_auth else None)
     tell(deployed, outputs, is_signed=stage.iam_auth)
     return 0
@@ -76,9 +76,9 @@ def refuse_another_database(stage: Stage, outputs: dict[str, str]) -> None:
                           f"STAGE={stage.name}.")
 
 
-def publish(deployed: Deployed, page: Page, outputs: dict[str, str]) -> None:
-    """The page; the placeholder, only where no page is there yet."""
-    if page.is_built or not deployed.has_page(outputs["PageBucket"]):
+def publish(deployed: Deployed, page: Page, outputs: dict[str, str], *, is_wanted: bool) -> None:
+    """The page; the placeholder, or one that was not wanted, only where no page is there yet."""
+    if (page.is_built and is_wanted) or not deployed.has_page(outputs["PageBucket"]):
         deployed.publish_page(page.folder, outputs["PageBucket"], outputs["DistributionId"], api_url=outputs["Url"])
 
 

@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Look at everything, print it, return 1 where something is missing."""
     from infra.account_checks import check_account
     from infra.deployed import Deployed
+    from infra.page import page_of_project
     from infra.stages import stage_named
 
     stage = stage_named(arguments.stage)
@@ -53,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("\nWhat mends it:")
         print_table(("what", "command"), [(check.what, check.mend) for check in missing])
     else:
-        print(f"\nNothing is missing: make deploy STAGE={stage.name}")
+        page = "" if page_of_project().is_built else " ARGS=--without-page"
+        print(f"\nNothing is missing: make deploy STAGE={stage.name}{page}")
     return 1 if missing else 0
 
 

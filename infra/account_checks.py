@@ -11,7 +11,7 @@ from shutterless.errors import BadSettings
 
 BOOTSTRAP = "/cdk-bootstrap/hnb659fds/version"  # where CDK's bootstrap stack leaves its version
 BOOTSTRAP_VERSION = 6  # the least that CDK's synthesizer takes
-CDK = "infra/node_modules/.bin/cdk"
+CDK = 'PATH="$PWD/.venv/bin:$PATH" infra/node_modules/.bin/cdk'  # it asks app.py even for bootstrap; Node may be in .venv
 NEW_ACCOUNT_MB = 3008  # of memory for a function, until AWS knows an account; no API tells the quota
 USUAL_CONCURRENCY = 1000  # of an account that AWS knows
 QUOTA = "aws service-quotas request-service-quota-increase --service-code lambda --quota-code L-B99A9384"
@@ -40,7 +40,7 @@ def check_account(deployed: Deployed, stage: Stage) -> Iterator[Check]:
         return
     yield Check(what="credentials", says=f"account {account}")
     yield _region(deployed)
-    yield _bootstrap(deployed, account)
+    yield _bootstrap(deployed, stage, account)
     try:
         with explained():
             limit = int(deployed.client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"])
@@ -59,8 +59,8 @@ def _region(deployed: Deployed) -> Check:
                  mend=f"aws configure set region {deployed.region}, or set AWS_REGION")
 
 
-def _bootstrap(deployed: Deployed, account: str) -> Check:
-    mend = f"{CDK} bootstrap aws://{account}/{deployed.region}"
+def _bootstrap(deployed: Deployed, stage: Stage, account: str) -> Check:
+    mend = f"{CDK} bootstrap -c stage={stage.name} aws://{account}/{deployed.region}"
     ssm = deployed.client("ssm")
     try:
         with explained():

@@ -59,6 +59,9 @@ class ServiceStack(Stack):
         self._proxy = (Proxy(self, "Proxy", stage=stage, database=data.database, network=data.network) if stage.database.proxy
                        else None)
         self.workers = {name: self._worker(name) for name in ("migrate", "upload", "query", "infer", "predict")}
+        if self._proxy:
+            for name in ("upload", "query", "infer"):  # asked only when it leads somewhere
+                self.workers[name].function.node.add_dependency(self._proxy)
         self._grant()
         self._listen()
         self._migrate_first()

@@ -150,7 +150,8 @@ class Spools:
     async def _read(self, request: Request, reader: PartReader, form: Received, held: _Held, max_bytes: int) -> None:
         clock, stream = asyncio.get_running_loop().time, request.stream()
         received, deadline_s = 0, clock() + intake.GRACE_S
-        while (chunk := await _next(stream, min(deadline_s + received / intake.MIN_BYTES_PER_S, clock() + intake.GRACE_S))) is not None:
+        while (chunk := await _next(stream, min(deadline_s + received / intake.MIN_BYTES_PER_S,
+                                                       clock() + intake.GRACE_S))) is not None:
             received += len(chunk)
             _check_size(received, max_bytes)
             held.grow_to(received)

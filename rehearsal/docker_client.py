@@ -74,7 +74,7 @@ def remove_image_names(names: set[str]) -> None:
 def choose_base(asked: str) -> str:
     """What the functions' images stand on: what was asked for, else AWS's, or, where that cannot be pulled, the local one, by the
     name that changes when it does."""
-    if asked or is_there(AWS_BASE):
+    if asked != LOCAL_BASE and (asked or is_there(AWS_BASE)):
         return asked or AWS_BASE
     if not is_image(LOCAL_BASE):
         raise BadSettings(f"The image {AWS_BASE} cannot be pulled, and {LOCAL_BASE}, which stands in for it, is not here. "

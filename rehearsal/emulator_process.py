@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -53,7 +54,7 @@ class Place:
                 "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
 
-INSTANCE = "shutterless-rehearsal"
+INSTANCE = f"shutterless-rehearsal-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"  # another folder may rehearse too
 
 
 def free_place(address: str) -> Place:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from shutterless.errors import BadSettings
 STATE = ROOT / "var/rehearsal"
 RUN = STATE / "run"
 NOTE = STATE / "run.json"
-REGISTRIES = ("localhost:", "000000000000.dkr.ecr.", "cdkasset-")  # how the names of what CDK builds and pushes begin
+PUSHED = re.compile(r"(localhost:\d+|000000000000\.dkr\.ecr\.[^/]+)/shutterless-rehearsal|cdkasset-(api|inference)-")
+"""How the names of what CDK builds and pushes begin."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Traces:
         remove_containers(self.place.label)
         end_marked(RUN)
         remove_containers(self.place.label)
-        remove_image_names({name for name in image_names() - set(self.images) if name.startswith(REGISTRIES)})
+        remove_image_names({name for name in image_names() - set(self.images) if PUSHED.match(name)})
         shutil.rmtree(RUN, ignore_errors=True)
         NOTE.unlink(missing_ok=True)
 
@@ -49,7 +51,7 @@ class Traces:
         """What is still there, in words."""
         return [*(f"process {number}" for number in marked_ids(RUN)),
                 *(f"container {name}" for name in containers(self.place.label)),
-                *(f"image {name}" for name in sorted(image_names() - set(self.images)) if name.startswith(REGISTRIES)),
+                *(f"image {name}" for name in sorted(image_names() - set(self.images)) if PUSHED.match(name)),
                 *(str(path) for path in (RUN, NOTE) if path.exists())]
 
 

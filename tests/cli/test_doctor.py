@@ -112,7 +112,8 @@ def test_the_region_is_the_one_that_cdk_would_take(account, monkeypatch):
 @pytest.mark.parametrize("version", [None, 5])
 def test_an_account_without_cdk_s_bootstrap_or_with_an_old_one_gets_the_command(account, version):
     account.bootstrap = version
-    assert mends() == {"bootstrap": "infra/node_modules/.bin/cdk bootstrap aws://123456789012/eu-west-1"}
+    assert mends() == {"bootstrap": 'PATH="$PWD/.venv/bin:$PATH" infra/node_modules/.bin/cdk bootstrap -c stage=dev '
+                                    "aws://123456789012/eu-west-1"}
 
 
 def test_a_new_account_is_enough_for_dev_and_not_for_prod_s_queue(account):
@@ -199,7 +200,7 @@ def test_all_is_shown_and_the_exit_code_says_whether_anything_is_missing(account
     account.bootstrap = None
     assert main(["doctor", "prod"]) == 1
     shown = capsys.readouterr().out
-    assert "cdk bootstrap aws://123456789012/eu-west-1" in shown
+    assert "cdk bootstrap -c stage=prod aws://123456789012/eu-west-1" in shown
     assert "1000 copies of functions at once, prod needs 20" in shown
 
 

@@ -1,6 +1,7 @@
 """A stage as it stands in the account, on an emulator of it: what it tells, and its end."""
 
 import json
+import os
 
 import boto3
 import pytest
@@ -18,9 +19,10 @@ DATABASE = {"Type": "AWS::RDS::DBInstance", "Properties": {
 
 @pytest.fixture
 def account(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():
         yield boto3.client("cloudformation", region_name="us-east-1")
 

@@ -1,5 +1,6 @@
 """What a run leaves is found again and taken away, however it ended."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ NOWHERE = Place("127.0.0.1", 1)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A rehearsal's folder of our own."""
     for name, ours in (("STATE", tmp_path), ("RUN", tmp_path / "run"), ("NOTE", tmp_path / "run.json"),
-                       ("REGISTRIES", ("localhost:2/",))):
+                       ("PUSHED", re.compile("localhost:2/"))):
         monkeypatch.setattr(traces, name, ours)
     return tmp_path
 
