@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,17 @@ PARENT = "sleep 300 & echo $!; wait"
 
 
 def has_ended(process: int) -> bool:
-    """A zombie has: whoever inherited it has not looked yet."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return True
+    """Within seconds: a signal takes effect when its process has its turn. A zombie has ended: whoever inherited it has not looked
+    yet."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            if "\nState:\tZ" in Path(f"/proc/{process}/status").read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def start(folder: Path, program: str = PARENT) -> tuple[subprocess.Popen[bytes], int]:
