@@ -17,17 +17,19 @@ PARENT = "sleep 300 & echo $!; wait"
 
 
 def has_ended(process: int) -> bool:
-    """Within seconds: a signal takes effect when its process has its turn. A zombie has ended: whoever inherited it has not looked
-    yet."""
+    """Within seconds: a signal takes effect when its process has its turn."""
     until = time.monotonic() + 10
-    while time.monotonic() < until:
-        try:
-            if "\nState:\tZ" in Path(f"/proc/{process}/status").read_text():
-                return True
-        except OSError:
-            return True
+    while (is_there := _is_there(process)) and time.monotonic() < until:
         time.sleep(0.05)
-    return False
+    return not is_there
+
+
+def _is_there(process: int) -> bool:
+    """A zombie is not: whoever inherited it has not looked yet."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
 
 
 def start(folder: Path, program: str = PARENT) -> tuple[subprocess.Popen[bytes], int]:
