@@ -32,11 +32,10 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from shutterless.bundles import find_bundle, read_bundle
-from shutterless.classifier import Classifier
 from shutterless.pictures import decode
 from shutterless.preprocessing import to_pixels
 from shutterless.settings import Settings
+from shutterless.shelf import Shelf
 
 ROUND = 50  # requests in a row before the floor has its turn
 WARM_UP = 50
@@ -91,7 +90,7 @@ def drawn_jpeg(side: int, seed: int = 0) -> bytes:
 
 def floor_of(settings: Settings, picture: bytes) -> Callable[[], object]:
     """What no server can do without, as a call."""
-    classifier = Classifier(read_bundle(find_bundle(settings.model, settings.models_dir)), threads=settings.server_threads)
+    classifier = Shelf(settings, threads=settings.server_threads).default  # with as many threads as the server's
     spec = classifier.bundle.manifest.input
     return lambda: classifier.classify(to_pixels(decode(picture), spec)[None])
 

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", help="TCP port; 0 takes a free one (default: 8000)")
     add_model_option(parser)
     parser.add_argument("--workers", metavar="N", help="pictures inferred at the same time (default: usable CPUs)")
-    parser.add_argument("--threads", metavar="N", help="threads of one inference (default: as many as CPUs, 4 at most)")
+    parser.add_argument("--threads", metavar="N",
+                        help="threads of one inference (default: 1; for a slow network as many as CPUs, 4 at most)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ def build_door(settings: Settings) -> Door:
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
-    batcher = Batcher(compute, runners=count_runners(settings), ran=tallies.ran)
+    batcher = Batcher(compute, runners=count_runners(settings.workers, shelf.default.threads), ran=tallies.ran)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
                     max_held_bytes=2 * max(settings.batch_bytes, settings.max_bytes) + SPOOLED_BESIDE)
@@ -85,9 +85,9 @@ def build_door(settings: Settings) -> Door:
                 solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)))
 
 
-def count_runners(settings: Settings) -> int:
-    """How many batches run at the same time: so many that their threads use all workers' CPUs."""
-    return max(min(settings.workers, RUNNERS), -(-settings.workers // settings.server_threads))
+def count_runners(workers: int, threads: int) -> int:
+    """How many batches run at the same time: so many that the default's threads use all workers' CPUs."""
+    return max(min(workers, RUNNERS), -(-workers // threads))
 
 
 def door_of(request: Request) -> Door:

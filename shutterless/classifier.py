@@ -92,6 +92,7 @@ class Classifier:
         self.manifest = bundle.manifest
         self._session = session or Session(bundle, threads)
         self._first = threading.Lock()  # taken by the first answer and never given back
+        self.threads = self._session.threads
         self.model_load_s = self._session.load_s
         self.run_s = float("inf")  # of one picture through the network; known after `warm_up`
 

@@ -30,6 +30,7 @@ class Session:
         """Raises BadBundle when the graph cannot be opened or does not fit the manifest."""
         started = time.perf_counter()
         self.bundle = bundle
+        self.threads = threads
         self._session = open_session(bundle, threads)
         self._input, self._output = _check_graph(self._session, bundle)
         self._blank: NDArray[np.float32] | None = None

@@ -74,8 +74,8 @@ class Settings:
     signing_key: file of the public key with which every bundle must be signed; None takes unsigned ones too.
     database_url: default, SQLite in var_dir. objects_url: a folder (default, in var_dir), or s3://bucket/prefix.
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
-    threads: ONNX Runtime's threads for one inference; 0: server_threads on the server, 1 elsewhere. workers: pictures that are
-    worked on at the same time (default: usable_cpus).
+    threads: ONNX Runtime's threads for one inference; 0: 1, but server_threads for a slow network on the server.
+    workers: pictures that are worked on at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
     max_pending: rows that may wait for their picture or its answer; the next upload is told to come back.
     batch_files, batch_bytes: of one batch, all of its pictures together.
@@ -141,8 +141,9 @@ class Settings:
 
     @property
     def server_threads(self) -> int:
-        """For one inference on a server that has its CPUs for itself: a picture that comes alone is answered by all of them."""
-        return self.threads or min(self.workers, MOST_THREADS)
+        """For one inference of a slow network on a server that has its CPUs for itself: a picture that comes alone is answered
+        by all of them."""
+        return min(self.workers, MOST_THREADS)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:

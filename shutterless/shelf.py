@@ -21,6 +21,7 @@ from shutterless.pictures import Limits
 from shutterless.sessions import Session
 from shutterless.settings import Settings
 
+SLOW_S = 0.01  # of one picture with one thread: for a faster network, more threads cost CPU and gain nothing
 CAPACITY = 4  # models open at the same time beside the default
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,63})?")
 
@@ -34,9 +35,10 @@ class Shelf:
     """
 
     def __init__(self, settings: Settings, *, capacity: int = CAPACITY, session: Session | None = None, threads: int = 1) -> None:
-        """`session`: of the default's bundle, where it is open already. threads: of a session, where the settings say nothing."""
+        """`session`: of the default's bundle, where it is open already. threads: of a slow network's session, where the settings
+        say nothing; a fast one has a single thread."""
         self._models_dir = settings.models_dir.resolve()
-        self._settings, self._threads = settings, settings.threads or threads
+        self._settings, self._threads = settings, threads
         self._limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
         self._capacity = capacity
         self._opening = threading.Lock()
@@ -97,7 +99,13 @@ class Shelf:
         raise NotFound(f"There is no model {model[:80]!r}. GET /models lists those that answer.")
 
     def _opened(self, bundle: Bundle, session: Session | None = None) -> Classifier:
-        classifier = Classifier(bundle, threads=self._threads, session=session)
+        classifier = self._warm(bundle, self._settings.threads or 1, session)
+        if session or self._settings.threads or self._threads == 1 or classifier.run_s < SLOW_S:
+            return classifier
+        return self._warm(bundle, self._threads)
+
+    def _warm(self, bundle: Bundle, threads: int, session: Session | None = None) -> Classifier:
+        classifier = Classifier(bundle, threads=threads, session=session)
         classifier.warm_up()
         return classifier
 

@@ -13,7 +13,6 @@ from onprem.door import count_runners
 from shutterless.bundles import read_bundle
 from shutterless.classifier import Answer, Classifier
 from shutterless.errors import BadBundle, BadPicture
-from shutterless.settings import Settings
 
 COLOURS = ("red", "green", "blue")
 
@@ -160,6 +159,6 @@ def test_the_server_runs_requests_that_come_together_as_batches(open_door, jpeg,
     assert len(sizes) < 24
 
 
-@pytest.mark.parametrize(("workers", "threads", "runners"), [(1, 1, 1), (2, 2, 2), (2, 0, 2), (8, 1, 8), (16, 0, 4), (16, 4, 4)])
+@pytest.mark.parametrize(("workers", "threads", "runners"), [(1, 1, 1), (2, 2, 2), (2, 4, 2), (8, 1, 8), (16, 4, 4)])
 def test_batches_use_all_workers_whatever_threads_each_has(workers, threads, runners) -> None:
-    assert count_runners(Settings(workers=workers, threads=threads)) == runners
+    assert count_runners(workers, threads) == runners

@@ -37,3 +37,13 @@ def test_an_unsigned_bundle_stays_refused_until_it_is_signed(open_door, make_bun
     statuses = [client.post("/predict?model=late", content=jpeg("red")).status_code for _ in range(2)]
     sign(read_bundle(late), private, ask_password=str)
     assert [*statuses, client.post("/predict?model=late", content=jpeg("red")).status_code] == [503, 503, 200]
+
+
+@pytest.mark.parametrize(("slow_s", "settings", "threads"), [
+    (0.0, {"workers": 3}, 3), (0.0, {"workers": 64}, 4), (0.0, {"workers": 1}, 1), (60.0, {"workers": 3}, 1),
+    (0.0, {"workers": 3, "threads": 2}, 2), (60.0, {"workers": 3, "threads": 2}, 2)])
+def test_only_a_slow_network_gets_several_threads_where_nothing_is_said(open_door, jpeg, monkeypatch, slow_s, settings, threads):
+    monkeypatch.setattr("shutterless.shelf.SLOW_S", slow_s)
+    client = open_door(**settings)
+    assert client.door.shelf.default.threads == threads
+    assert client.post("/predict", content=jpeg("blue")).json()["label"] == "blue"
