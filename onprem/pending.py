@@ -11,8 +11,8 @@ from shutterless.errors import Overloaded
 LOOK_S = 1.0  # between two counts; what came since the last one is added to it
 LOOK_AGAIN_S = 0.05  # before somebody is sent away
 MOST_ANNOUNCED = 1_000  # whoever takes work passes over each of them
-WAIT = ("{:,} uploads wait for their answers already. Send this one again later, or send the picture to /predict, which answers at "
-        "once.")
+WAIT = ("{:,} uploads wait for their answers already. Send this one again later, or send the picture to /predict, which answers "
+        "at once.")
 DO_NOT_COME = "{:,} announced pictures have not come yet. Announce this one again later, or send it to /upload-image."
 
 
@@ -28,8 +28,8 @@ def most_announced(most: int) -> int:
 
 
 class Pending:
-    """Any thread may use it. count: how many rows wait, `most` where there are more; it may raise Unavailable. full: what who comes
-    then is told.
+    """Any thread may use it. count: how many rows wait, `most` where there are more; it may raise Unavailable. full: what is
+    told to who comes then.
 
     Servers that share a database count all of its rows, and of those that came since, their own.
     """

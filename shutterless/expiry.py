@@ -28,8 +28,8 @@ MOST_S = 5.0  # of one reader's time; the next one goes on
 def expire_late(results: Results, objects: Callable[[], Objects],
                 came: Callable[[Record], object] = lambda record: None, *, most_s: float = MOST_S) -> int:
     """Fail all rows whose time is over and whose picture has not come; returns how many. Where none is late, it costs one
-    statement; where many are, AT_ONCE are looked at together, until `most_s` seconds are over. `came` is told of a picture that is
-    there all the same.
+    statement; where many are, AT_ONCE are looked at together, until `most_s` seconds are over. `came` is told of a picture that
+    is there all the same.
 
     Where the store does not say whether a picture came, its row waits for the next look: a reader has other things to ask.
     Raises Unavailable for the database, BadSettings for a store that cannot be used.

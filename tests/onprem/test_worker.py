@@ -143,8 +143,8 @@ def test_many_forms_that_are_over_at_once_keep_no_picture_waiting_for_long(stora
     for number in range(10 * AT_ONCE):
         storage.results.add_pending(f"over{number}", Arrival(object_key=f"uploads/classify/{number}.jpg"), expected_s=-1)
     add(storage, "came", jpeg("green"))
-    monkeypatch.setattr("shutterless.expiry.monotonic", lambda ticks=count(step=0.1): next(ticks))
-    claim, left = storage.results.claim, []
+    ticks, claim, left = count(step=0.1), storage.results.claim, []
+    monkeypatch.setattr("shutterless.expiry.monotonic", lambda: next(ticks))
     monkeypatch.setattr(storage.results, "claim", lambda *how: left.append(storage.results.count_expected(1_000)) or claim(*how))
     worker.start()
     assert settled(storage, "came").predicted_label == "green"
