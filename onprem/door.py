@@ -21,7 +21,6 @@ from shutterless.pictures import SMALL_PIXELS, Limits
 from shutterless.settings import Settings
 from shutterless.shelf import Shelf
 
-RUNNERS = 2  # batches at the same time, at least: while one's answers are sent and its successors decoded, the other has the CPUs
 SPOOLED_BESIDE = 100_000_000  # bytes on the disk beside two whole batches
 
 
@@ -59,8 +58,8 @@ class Door:
     def stop(self) -> None:
         """Finish what was taken. Blocks."""
         self.worker.stop()
-        self.compute.shutdown()
         self.batcher.stop()
+        self.compute.shutdown()
         self.storage.close()
 
 
@@ -72,7 +71,7 @@ def build_door(settings: Settings) -> Door:
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
-    batcher = Batcher(compute, runners=count_runners(settings.workers, shelf.default.threads), ran=tallies.ran)
+    batcher = Batcher(compute, runners=-(-settings.workers // (settings.threads or 1)), ran=tallies.ran)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
                     max_held_bytes=2 * max(settings.batch_bytes, settings.max_bytes) + SPOOLED_BESIDE)
@@ -86,11 +85,6 @@ def build_door(settings: Settings) -> Door:
                 solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)),
                 announced=Pending(most_announced(settings.max_pending), lambda most: storage.results.count_expected(most),
                                   full=DO_NOT_COME))
-
-
-def count_runners(workers: int, threads: int) -> int:
-    """How many batches run at the same time: so many that the default's threads use all workers' CPUs."""
-    return max(min(workers, RUNNERS), -(-workers // threads))
 
 
 def door_of(request: Request) -> Door:
