@@ -77,7 +77,7 @@ class Settings:
     threads: ONNX Runtime's threads for one inference; 0: 1, but server_threads on the server, for lone pictures of a slow network.
     workers: pictures that are worked on at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
-    max_pending: rows that may wait for their picture or its answer; the next upload is told to come back.
+    max_pending: rows that may wait for their answer, or, a few of them, for their picture; the next upload is told to come back.
     batch_files, batch_bytes: of one batch, all of its pictures together.
     max_connections: at the same time; past them, idle ones are closed, and then new ones are told to come back.
     api_keys, api_keys_file (one a line, read anew when it changes): any of them opens every route; none leaves the door open.
