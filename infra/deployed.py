@@ -162,8 +162,8 @@ class Deployed:
         """Whether other APIs log in the role that our stages share."""
         if not is_own_role(self.log_role() or ""):
             return False
-        sockets = (each for each in self.client("apigatewayv2").get_apis()["Items"] if each["ProtocolType"] == "WEBSOCKET")
-        return bool(self.client("apigateway").get_rest_apis(limit=1)["items"]) or any(sockets)
+        kinds = {each["ProtocolType"] for each in self.client("apigatewayv2").get_apis().get("Items", [])}
+        return "WEBSOCKET" in kinds or bool(self.client("apigateway").get_rest_apis(limit=1).get("items"))
 
     def _delete(self, stack: str, *, keeps_data: bool, say: Say) -> None:
         say(f"Deleting {stack}")

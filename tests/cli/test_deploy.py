@@ -15,7 +15,7 @@ from moto import mock_aws
 
 from cli.main import main
 from infra.deployed import Deployed
-from infra.page import Page, page_of_project
+from infra.page import page_of_project
 from infra.smoke import try_it
 from infra.sources import ROOT
 from infra.stages import STAGES, Aurora, Database
@@ -76,6 +76,14 @@ def built(tmp_path, monkeypatch):
     return page
 
 
+@pytest.fixture
+def unbuilt(tmp_path, monkeypatch):
+    """A project whose page is not built, whatever the checkout of these tests holds."""
+    page = page_of_project(tmp_path / "project")
+    monkeypatch.setattr("infra.page.page_of_project", lambda: page)
+    return page
+
+
 def stored(bucket: str) -> dict[str, tuple[str, str, bytes]]:
     """Key -> type, how long it is kept by browsers, content."""
     s3 = boto3.client("s3", region_name="us-east-1")
@@ -121,7 +129,7 @@ def test_the_role_in_which_api_gateway_logs_for_others_stays(account, built, cap
     assert "log_role" not in account.calls.read_text(), "what is gone is replaced"
 
 
-def test_without_the_built_page_it_refuses_and_names_the_way_around(account, capfd):
+def test_without_the_built_page_it_refuses_and_names_the_way_around(account, unbuilt, capfd):
     assert main(["deploy", "dev"]) == 1
     said = capfd.readouterr().err
     assert "Expected the built page in ui/dist, got none: what synth takes instead is a placeholder." in said
@@ -129,8 +137,7 @@ def test_without_the_built_page_it_refuses_and_names_the_way_around(account, cap
     assert not account.calls.exists(), "nothing was deployed"
 
 
-def test_the_api_alone_gets_the_placeholder_which_replaces_no_page(account, monkeypatch):
-    monkeypatch.setattr("infra.page.page_of_project", lambda: Page(page_of_project().folder, is_built=False))
+def test_the_api_alone_gets_the_placeholder_which_replaces_no_page(account, unbuilt):
     assert main(["deploy", "dev", "--without-page"]) == 0
     assert b"its page was not built" in stored(account.bucket)["index.html"][2]
     s3 = boto3.client("s3", region_name="us-east-1")
@@ -192,7 +199,7 @@ def test_the_verb_hands_model_and_key_on(verb):
     assert re.search(rf"shutterless {verb} 'prod' --model 'mine' \\\s+--signing-key 'public.pem'", shown)
 
 
-def test_synth_says_what_the_page_is_and_what_the_stage_costs(account, tmp_path, capfd):
+def test_synth_says_what_the_page_is_and_what_the_stage_costs(account, unbuilt, tmp_path, capfd):
     assert main(["synth", "dev", "--out", str(tmp_path / "out")]) == 0
     shown = capfd.readouterr().out
     assert "a placeholder, as there is no ui/dist yet; make deploy refuses it" in shown
