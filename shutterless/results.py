@@ -341,6 +341,11 @@ class Results:
         """Mark a pending picture as given up for now: it lies in the dead letters, where a redrive can fetch it."""
         return self._settle(request_id, {"status": "stalled", "error": error}, arrival, make=make, before=("pending",))
 
+    def stalled(self) -> list[tuple[str, datetime]]:
+        """The request_id of all that was given up, and when it came: oldest first."""
+        given_up = sa.select(results.c.request_id, results.c.created_at).where(results.c.status == "stalled")
+        return [(request_id, came) for request_id, came in self._run(given_up.order_by(results.c.id))]
+
     def revive(self, request_id: str) -> bool:
         """Let a stalled picture be claimed again, with all its attempts before it. False: it is not stalled (any more)."""
         known = sa.and_(results.c.request_id == request_id, results.c.status == "stalled")
