@@ -74,7 +74,7 @@ class Settings:
     signing_key: file of the public key with which every bundle must be signed; None takes unsigned ones too.
     database_url: default, SQLite in var_dir. objects_url: a folder (default, in var_dir), or s3://bucket/prefix.
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
-    threads: ONNX Runtime's threads for one inference; 0: 1, but server_threads on the server, for lone pictures of a slow network.
+    threads: ONNX Runtime's threads for one inference; 0: 1, but server_threads on the server, for lone pictures of a slow one.
     workers: pictures that are worked on at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
     max_pending: rows that may wait for their answer, or, a few of them, for their picture; the next upload is told to come back.
