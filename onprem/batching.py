@@ -59,7 +59,7 @@ class Batcher:
         self._in_hand = self._crowd = 0  # now, and before the last answers went
         self._idle: list[int] = []  # of each runner that waits: for how many
         self._stopping = False
-        self._threads = [threading.Thread(target=self._run, name=f"batch-{n}", daemon=True) for n in range(runners)]
+        self._threads = [threading.Thread(target=self._run, name=f"batch_{n}", daemon=True) for n in range(runners)]
         for thread in self._threads:  # now: one that cannot be had later would leave its pictures waiting
             thread.start()
 
