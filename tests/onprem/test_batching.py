@@ -97,6 +97,7 @@ def test_a_picture_that_comes_alone_is_run_alone_and_at_once(batcher, classifier
 
 
 def test_those_that_were_there_a_moment_ago_are_waited_for(batcher, classifier, jpeg, monkeypatch) -> None:
+    monkeypatch.setattr(batching, "COMPANY_S", 2.0)
     ways = [prepared(classifier, jpeg(colour)) for colour in ("red", "blue")]
 
     async def ask() -> None:
@@ -105,7 +106,6 @@ def test_those_that_were_there_a_moment_ago_are_waited_for(batcher, classifier, 
         both = [batcher.answer(refuse, way) for way in ways]
         classifier.open.set()
         await settled([first, *both])
-        monkeypatch.setattr(batching, "COMPANY_S", 2 * SECONDS)
         for _ in range(3):
             answers = [batcher.answer(refuse, ways[0])]
             await asyncio.sleep(0.05)
