@@ -732,8 +732,8 @@ def _decode_cursor(cursor: str) -> int:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (ValueError, binascii.Error):
         text = ""
-    word, _, digits = text.partition(" ")
-    fits = word == "before" and digits.isdecimal() and int(digits[:20]) <= _BIGGEST_ID
+    digits = text.removeprefix("before ")
+    fits = text != digits and digits.isdecimal() and len(digits) <= 19 and int(digits) <= _BIGGEST_ID
     _expect(fits, "cursor", "the next_cursor of an earlier page", cursor)
     return int(digits)
 
