@@ -15,6 +15,8 @@ UNKNOWN = "There is no result with this request_id. Take the request_id from the
 PAGE = 20  # records
 BUCKET_S = 3600
 MAX_BUCKET_S = 31 * 86_400
+MAX_PAGE = 100
+MAX_NUMBER = 10**12 - 1
 RETRY_AFTER_S = 1
 # Of a stored picture: a browser shows it as what it is, or not at all, and runs nothing in it.
 PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox",
@@ -26,7 +28,7 @@ def find(results: Results, asked: Mapping[str, str]) -> tuple[dict[str, Any], di
     `label`, `status`, `from`, `to`, where an empty one counts as not filled in. Raises NotFound, BadRequest."""
     from shutterless.results import parse_time
 
-    limit = _integer(asked, "limit", PAGE, 100)
+    limit = _integer(asked, "limit", PAGE, MAX_PAGE)
     if "request_id" in asked or asked.get("id"):
         record = existing(results, asked["request_id"]) if "request_id" in asked else _numbered(results, asked)
         headers = {"retry-after": str(RETRY_AFTER_S)} if record.status == "pending" else {}
@@ -39,7 +41,7 @@ def find(results: Results, asked: Mapping[str, str]) -> tuple[dict[str, Any], di
 
 
 def _numbered(results: Results, asked: Mapping[str, str]) -> Record:
-    record = results.get_numbered(_integer(asked, "id", 1, 10**12 - 1))
+    record = results.get_numbered(_integer(asked, "id", None, MAX_NUMBER))
     if record is None:
         raise NotFound("There is no result with this id. Take the prediction_id from the answer to the upload.")
     return record
@@ -76,9 +78,9 @@ def statistics(results: Results, asked: Mapping[str, str]) -> dict[str, Any]:
     return results.stats(_integer(asked, "bucket", BUCKET_S, MAX_BUCKET_S))
 
 
-def _integer(asked: Mapping[str, str], name: str, default: int, most: int) -> int:
+def _integer(asked: Mapping[str, str], name: str, default: int | None, most: int) -> int:
     text = asked.get(name) or str(default)
     if not (text.isdecimal() and text.isascii() and len(text) <= 12 and 1 <= int(text) <= most):
         raise BadRequest(f"{name}: expected an integer from 1 to {most}, got {text[:40]!r}. "
-                         f"Correct it, or leave it out for {default}.")
+                         f"Correct it{'' if default is None else f', or leave it out for {default}'}.")
     return int(text)
