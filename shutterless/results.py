@@ -396,7 +396,7 @@ class Results:
         Raises BadRequest for what does not fit.
         """
         _expect(1 <= limit <= 100, "limit", "1 to 100", limit)
-        _expect(status is None or status in STATUSES, "status", f"one of {', '.join(STATUSES)}", status)
+        expect_status(status)
         for name, moment in (("from", from_), ("to", to)):
             _expect(moment is None or moment.tzinfo is not None, name, "a time with its zone", moment)
         c, conditions = results.c, []
@@ -573,6 +573,11 @@ def migrate(url: str, *, reach: Reach = Reach(), grant: Mapping[str, str | None]
                     grant_roles(connection, grant)
     finally:
         engine.dispose()
+
+
+def expect_status(status: str | None) -> None:
+    """Raises BadRequest for what is none."""
+    _expect(status is None or status in STATUSES, "status", f"one of {', '.join(STATUSES)}", status)
 
 
 def parse_time(text: str, name: str) -> datetime:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from shutterless.bodies import Submission
+from shutterless.bodies import Submission, text_of
 from shutterless.errors import BadRequest, TooLarge, UnsupportedPicture
 from shutterless.formats import ACCEPTED, FORMATS, PictureFormat, refusal, sniff
 
@@ -174,4 +174,4 @@ def _task(task: str | None) -> str:
 def _label(true_label: str | None) -> str | None:
     if len(true_label or "") > MAX_TEXT:
         raise BadRequest(f"true_label: expected at most {MAX_TEXT} characters, got more. Send the label's name alone.")
-    return true_label
+    return None if true_label is None else text_of("true_label", true_label)

@@ -85,7 +85,8 @@ def test_the_keys_are_a_file_so_that_they_change_without_a_restart():
     (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "keys")
     assert keys["secretName"] == "shutterless-keys"
     assert "subPath" not in mount, "Kubernetes does not renew it"
-    assert environment(rendered({})["Deployment"])["SHUTTERLESS_API_KEYS_FILE"] == f"{mount['mountPath']}/{keys['items'][0]['path']}"
+    (item,) = keys["items"]
+    assert environment(rendered({})["Deployment"])["SHUTTERLESS_API_KEYS_FILE"] == f"{mount['mountPath']}/{item['path']}"
 
 
 def test_an_image_that_nobody_named_is_asked_for():

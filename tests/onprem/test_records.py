@@ -75,6 +75,16 @@ def test_a_result_is_found_by_its_number(filled) -> None:
     assert ids_of(client.get("/results?id=&limit=1")) == ids[2:]  # a form left empty
 
 
+@pytest.mark.parametrize("wrong", ["limit=0", "limit=1e1", "id=0", "status=lost", "from=noon", "to=noon", "cursor=x"])
+def test_a_field_that_does_not_fit_is_refused_by_name(client, wrong) -> None:
+    answers = [client.get(f"/results?{wrong}")]
+    if not wrong.startswith("cursor"):
+        answers.append(client.get(f"/results?{wrong}&request_id=x"))  # also where it plays no part
+    for answer in answers:
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith(wrong.partition("=")[0])
+
+
 def test_a_pending_result_says_when_to_ask_again(open_door, jpeg) -> None:
     client = open_door()
     client.get("/results")  # answers when the database is open

@@ -18,7 +18,7 @@ def test_the_query_goes_before_the_body_and_an_empty_field_is_not_filled_in():
 
 @pytest.mark.parametrize(("picture", "asked", "error"), [
     (b"none", {}, BadPicture), (b"", {}, BadPicture), (JPEG_BYTES, {"task": "paint"}, BadRequest),
-    (JPEG_BYTES, {"true_label": "x" * 201}, BadRequest)])
+    (JPEG_BYTES, {"true_label": "x" * 201}, BadRequest), (JPEG_BYTES, {"true_label": "a\0"}, BadRequest)])
 def test_what_cannot_be_kept_is_refused(picture, asked, error):
     with pytest.raises(error):
         read_upload(Submission(picture=picture), asked)
