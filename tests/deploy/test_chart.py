@@ -68,6 +68,15 @@ def test_several_servers_share_a_database_and_a_bucket_and_no_volume():
     assert "replicas" not in made["Deployment"]["spec"], "the autoscaler sets them"
     assert environment(made["Deployment"])["DATABASE_URL"] == {"secretKeyRef": {"name": "db", "key": "url"}}
     assert environment(made["Deployment"])["SHUTTERLESS_OBJECTS"] == "s3://bucket/pictures"
+    assert environment(made["Deployment"])["SHUTTERLESS_FORM_SECRET"] == {
+        "secretKeyRef": {"name": "shutterless-keys", "key": "form-secret"}}, "each takes the forms of the others"
+
+
+@pytest.mark.parametrize(("tls", "scheme"), [("tls", "https"), ("", "http")])
+def test_forms_lead_to_the_ingress(tls, scheme):
+    made = rendered({"ingress": {"enabled": True, "host": "a.example.org", "tlsSecret": tls}})
+    assert environment(made["Deployment"])["SHUTTERLESS_PUBLIC_URL"] == f"{scheme}://a.example.org"
+    assert "SHUTTERLESS_PUBLIC_URL" not in environment(rendered({})["Deployment"])
 
 
 def test_every_setting_that_the_chart_makes_is_one_of_ours_and_no_secret_is_written_out():
@@ -75,7 +84,7 @@ def test_every_setting_that_the_chart_makes_is_one_of_ours_and_no_secret_is_writ
 
     known = environment(rendered(FULL)["Deployment"])
     assert set(known) <= set(variable_names())
-    for name in ("SHUTTERLESS_METRICS_KEY", "DATABASE_URL"):
+    for name in ("SHUTTERLESS_METRICS_KEY", "SHUTTERLESS_FORM_SECRET", "DATABASE_URL"):
         assert "secretKeyRef" in known[name]
 
 
