@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from model_export import runtime
+from model_export.batched import keep_weights_once, with_int8_products, with_products
 from model_export.errors import ExportError
 from model_export.runtime import Graph
 from model_export.unfinished import written_whole
@@ -35,6 +36,7 @@ BLOCKS = "com.microsoft.nchwc"  # the domain of what works on blocks of channels
 ARM_FEATURES = ("asimddp", "i8mm")
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 LEAST_BYTES = 1024  # what is smaller stays in the graph
+TOLERANCE = 1e-5  # of the largest logit: how far a batch's answer may be from a single picture's
 Places = dict[tuple[bytes, int], tuple[str, int]]  # digest and length of a tensor -> file and offset
 
 
@@ -50,7 +52,8 @@ def pack(source: Path, target: Path) -> None:
 
 def make_serving(source: Path, portable: Path, when: str,
                  pixels: NDArray[np.uint8]) -> tuple[Graph, tuple[OptimisedGraph, ...]]:
-    """Pack `source` as `portable` and optimise that: the graph that serves here, and what the manifest is told of it.
+    """Pack `source` as `portable` and optimise that: the graph that serves here, and what the manifest is told of it and of the
+    one for batches.
 
     What an earlier call wrote for another `source` is replaced.
     """
@@ -60,7 +63,8 @@ def make_serving(source: Path, portable: Path, when: str,
     optimised = optimise(portable, when, pixels)
     if optimised is None:
         return Graph(portable), ()
-    return Graph(portable.with_name(optimised.graph), optimised=True), (optimised,)
+    batched = optimise_for_batches(portable, optimised, pixels)
+    return Graph(portable.with_name(optimised.graph), optimised=True), (optimised, *([batched] if batched else []))
 
 
 def optimise(portable: Path, when: str = "always", pixels: NDArray[np.uint8] | None = None) -> OptimisedGraph | None:
@@ -89,9 +93,40 @@ def optimise(portable: Path, when: str = "always", pixels: NDArray[np.uint8] | N
         return None
     weights = _move_weights(model, target.with_name(weights_of(target.name)), there if shared else {})
     onnx.save(model, str(target))
-    _compare(portable, target, pixels)
+    _compare(portable, Graph(target, optimised=True), pixels)
     return OptimisedGraph(of=portable.name, graph=target.name, weights=weights, ort=ort.__version__, system=machine.system,
                           cpu=cpu)
+
+
+def optimise_for_batches(portable: Path, single: OptimisedGraph,
+                         pixels: NDArray[np.uint8] | None = None) -> OptimisedGraph | None:
+    """Write a graph for several pictures at a time beside `single`, the one for single ones, with the weights that are there.
+
+    None where the network has no convolution that gains by it. Raises ExportError when an answer differs by more than TOLERANCE.
+    """
+    model = _load(portable)
+    count = with_products(model)
+    if count:
+        model = _optimised(model)
+        keep_weights_once(model, _load(portable))
+    else:
+        model = _load(portable.with_name(single.graph))
+    if with_int8_products(model) + count == 0:
+        return None
+    target = portable.with_name(f"{single.graph.removesuffix('.onnx')}.batches.onnx")
+    there = _places(portable) | _places(portable.with_name(single.graph))
+    weights = _move_weights(model, target.with_name(weights_of(target.name)), there)
+    onnx.save(model, str(target))
+    _compare(portable, Graph(target, batches=True), pixels, tolerance=TOLERANCE)
+    return replace(single, graph=target.name, weights=weights, batches=True)
+
+
+def _optimised(model: ModelProto) -> ModelProto:
+    with TemporaryDirectory() as scratch:
+        source, written = Path(scratch) / "source.onnx", Path(scratch) / "optimised.onnx"
+        onnx.save(model, str(source))
+        runtime.write_optimised(source, written)
+        return _load(written)
 
 
 def bundle_files(folder: Path) -> dict[str, BundleFile]:
@@ -108,12 +143,12 @@ def add(bundle: Bundle, version: str | None = None) -> Path:
     """Write another version of `bundle`, beside it, with a graph for machines like this one; returns its folder.
 
     A version never changes, and the manifest's digest is part of every answer: so it is a new one, by default the next
-    number. A signature is of the old one, and is not copied. Raises ExportError when there is such a graph already, none can be
+    number. A signature is of the old one, and is not copied. Raises ExportError when there are such graphs already, none can be
     made here, or that version exists.
     """
     version = version or _next(bundle.manifest.version)
-    if bundle.optimised:
-        raise ExportError(f"{bundle.graph()[0]} was made for machines like this one already. There is nothing to add.")
+    if bundle.optimised and bundle.batched:
+        raise _nothing_to_add(bundle)
     if not is_slug(version):
         raise ExportError(f"--version: expected letters, digits, dots, dashes and underscores, got {version!r}. Give another: "
                           "--version.")
@@ -124,19 +159,27 @@ def add(bundle: Bundle, version: str | None = None) -> Path:
     return target
 
 
+def _nothing_to_add(bundle: Bundle) -> ExportError:
+    return ExportError(f"{bundle.graph()[0]} was made for machines like this one already. There is nothing to add.")
+
+
 def _add(bundle: Bundle, folder: Path, version: str) -> None:
     manifest, portable = bundle.manifest, folder / "model.onnx"
     if weights_of(portable.name) not in manifest.files:  # made before weights were kept apart
         pack(bundle.folder / portable.name, portable)
     side = manifest.input.side
     noise = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), dtype=np.uint8)
-    optimised = optimise(portable, pixels=noise)
-    if optimised is None:
+    single = bundle.optimised[0] if bundle.optimised else optimise(portable, pixels=noise)
+    if single is None:
         raise ExportError("This machine does not tell what its CPU can do, so a graph made here would fit no other. Run it on "
                           "the machine that is to serve.")
+    batched = optimise_for_batches(portable, single, noise)
+    made = [graph for graph in (single, batched) if graph and graph not in manifest.optimised]
+    if not made:
+        raise _nothing_to_add(bundle)
     source = manifest.source | {"optimised_from": {"version": manifest.version, "sha256": bundle.sha256}}
     text = replace(manifest, version=version, files=manifest.files | bundle_files(folder), source=source,
-                   optimised=(*manifest.optimised, optimised)).to_json()
+                   optimised=(*manifest.optimised, *made)).to_json()
     parse_manifest(text)
     (folder / "manifest.json").write_text(text)
 
@@ -149,13 +192,14 @@ def _next(version: str) -> str:
     return f"{start}{int(number) + 1}"
 
 
-def _compare(portable: Path, optimised: Path, pixels: NDArray[np.uint8] | None) -> None:
+def _compare(portable: Path, graph: Graph, pixels: NDArray[np.uint8] | None, *, tolerance: float = 0.0) -> None:
     if pixels is None:
         return
     everything = np.arange(len(pixels))
-    expected, got = runtime.run(portable, pixels, everything), runtime.run(Graph(optimised, True), pixels, everything)
-    if not np.array_equal(expected, got):
-        raise ExportError(f"The optimised graph does not answer bit for bit like {portable.name}: on {len(pixels)} pictures the "
+    expected, got = runtime.run(portable, pixels, everything), runtime.run(graph, pixels, everything)
+    if not np.allclose(got, expected, rtol=0, atol=tolerance * float(np.abs(expected).max())):
+        bound = f"to {tolerance:g}" if tolerance else "bit for bit"
+        raise ExportError(f"{graph.path.name} does not answer {bound} like {portable.name}: on {len(pixels)} pictures the "
                           f"largest difference of a logit is {np.abs(expected - got).max():.2e}. Leave it out: "
                           "--optimise never.")
 

@@ -13,21 +13,23 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shutterless.sessions import session_options
+from shutterless.sessions import BATCHED_LEVEL, OPTIMISED_LEVEL, PORTABLE_LEVEL, session_options
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph's file; one that was `optimised` offline is opened as it is."""
+    """A graph's file; one that was `optimised` offline is opened as it is, and one for `batches` nearly so."""
 
     path: Path
     optimised: bool = False
+    batches: bool = False
 
 
 def open_session(graph: Path | Graph, threads: int = 2) -> ort.InferenceSession:
     """A session on the CPU as doors open it; a path is that of a portable graph."""
     graph = graph if isinstance(graph, Graph) else Graph(graph)
-    options = session_options(threads, optimise=not graph.optimised)
+    level = BATCHED_LEVEL if graph.batches else OPTIMISED_LEVEL if graph.optimised else PORTABLE_LEVEL
+    options = session_options(threads, level=level)
     return ort.InferenceSession(str(graph.path), options, providers=["CPUExecutionProvider"])
 
 
@@ -41,7 +43,7 @@ def run(graph: Path | Graph, pixels: NDArray[np.uint8], indices: NDArray[np.int6
 
 def write_optimised(source: Path, target: Path) -> None:
     """Write what ONNX Runtime makes of a portable graph on this machine, all optimisations on; weights in `target`.data."""
-    options = session_options(1, optimise=True)
+    options = session_options(1, level=PORTABLE_LEVEL)
     options.optimized_model_filepath = str(target)
     for key, value in (("file_name", f"{target.name}.data"), ("min_size_in_bytes", "1024")):
         options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)

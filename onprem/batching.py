@@ -1,17 +1,18 @@
-"""Pictures that arrive together: decoded side by side, then run through the network as one batch."""
+"""Pictures that arrive together: decoded side by side, and run through the network as batches."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from shutterless.classifier import Answer, Classifier, Prepared
 
 MAX_BATCH = 16  # pictures; beyond it a run costs no less per picture
-COMPANY_S = 0.003  # how long a picture may wait for those that are being decoded
+COMPANY_S = 0.003  # how long a runner waits for those that were there a moment ago
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,95 +29,156 @@ class Ready:
         return id(self.classifier), self.top
 
 
-class _Turn(NamedTuple):
-    ready: Ready
-    answer: Future[Answer]
+@dataclass(eq=False)
+class _Turn:
+    """Somebody waits for `answer`. ready: where it is prepared already."""
+
+    answer: asyncio.Future[Answer]
+    prepare: Callable[[], Ready]
+    prepare_soon: Callable[[], Ready | None]
+    ready: Ready | None = None
+
+
+Outcomes = list[tuple[_Turn, Answer | BaseException]]
 
 
 class Batcher:
-    """Prepares on `compute`; runs up to `runners` batches at the same time, on threads of its own.
+    """Runs up to `runners` batches at the same time, on threads of its own, each of which takes its share of what waits,
+    decodes what is quickly decoded, and runs it. What takes longer is prepared on `compute` before.
 
-    A picture that is alone is run at once. Where others are being prepared, it waits for them, for COMPANY_S at most.
-    Who calls bounds how many are in hand: every one of them is taken. `ran` is told of each run: how many pictures, seconds.
+    A picture that is alone is run at once. Where more were in hand a moment ago, a runner waits until its share of them is there
+    again, for COMPANY_S at most. Who calls bounds how many are in hand: every one of them is taken. `ran` is told of each run:
+    how many pictures, seconds.
     """
 
     def __init__(self, compute: Executor, *, runners: int,
                  ran: Callable[[int, float], object] = lambda pictures, seconds: None) -> None:
-        self._compute, self._max_runners, self._ran = compute, runners, ran
-        self._runs = ThreadPoolExecutor(runners, thread_name_prefix="batch")
-        all_begun = threading.Barrier(runners)  # now: a thread that cannot be had later would leave its pictures waiting
-        for begun in [self._runs.submit(all_begun.wait) for _ in range(runners)]:
-            begun.result()
+        self._compute, self._count, self._ran = compute, runners, ran
         self._changed = threading.Condition()  # guards all below
-        self._ready: list[_Turn] = []
-        self._preparing = self._runners = self._choosing = 0
+        self._waiting: list[_Turn] = []
+        self._in_hand = self._crowd = 0  # now, and before the last answers went
+        self._idle: list[int] = []  # of each runner that waits: for how many
+        self._stopping = False
+        self._threads = [threading.Thread(target=self._run, name=f"batch-{n}", daemon=True) for n in range(runners)]
+        for thread in self._threads:  # now: one that cannot be had later would leave its pictures waiting
+            thread.start()
 
-    def answer(self, prepare: Callable[[], Ready]) -> Future[Answer]:
-        """The answer to one picture, or what `prepare` or the network raised. `prepare` is called on a compute thread; do
-        not wait for the answer on one."""
-        answer: Future[Answer] = Future()
+    def answer(self, prepare: Callable[[], Ready],
+               prepare_soon: Callable[[], Ready | None] | None = None) -> asyncio.Future[Answer]:
+        """The answer to one picture, or what `prepare` or the network raised. Only an event loop may ask.
+
+        prepare_soon: called first, by a runner; None where preparing takes more than a few milliseconds.
+        """
+        turn = _Turn(asyncio.get_running_loop().create_future(), prepare, prepare_soon or (lambda: None))
         with self._changed:
-            self._preparing += 1
+            self._in_hand += 1
+        if prepare_soon is not None:
+            self._wait(turn)
+            return turn.answer
         try:
-            self._compute.submit(self._prepare, prepare, answer)
+            self._compute.submit(self._prepare, turn)
         except BaseException:  # raised again: nobody may wait for a picture that is not being prepared
-            self._prepared()
+            self._leave(1)
             raise
-        return answer
+        return turn.answer
 
     def stop(self) -> None:
-        """Finish what is in hand. Call it when `compute` has come to rest."""
-        self._runs.shutdown()
-
-    def _prepare(self, prepare: Callable[[], Ready], answer: Future[Answer]) -> None:
-        turns: list[_Turn] = []
-        try:
-            if answer.set_running_or_notify_cancel():  # else nobody waits for it any longer
-                turns = [_Turn(prepare(), answer)]
-        except BaseException as error:  # it reaches who asked
-            answer.set_exception(error)
-        finally:
-            self._prepared(*turns)
-
-    def _prepared(self, *turns: _Turn) -> None:
+        """Finish what is in hand. Blocks. Call it when nothing more comes, and before `compute` is shut down."""
         with self._changed:
-            self._preparing -= 1
-            self._ready.extend(turns)
-            if self._ready and self._runners < self._max_runners:
-                self._runners += 1
-                self._runs.submit(self._run)
+            self._changed.wait_for(lambda: not self._in_hand)
+            self._stopping = True
             self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _prepare(self, turn: _Turn) -> None:
+        try:
+            if turn.answer.cancelled():  # nobody waits for it any longer
+                self._leave(1)
+                return
+            turn.ready = turn.prepare()
+        except BaseException as error:  # it reaches who asked
+            self._send([(turn, error)])
+            return
+        self._wait(turn)
+
+    def _wait(self, turn: _Turn) -> None:
+        with self._changed:
+            self._waiting.append(turn)
+            if self._idle and len(self._waiting) >= min(self._idle):
+                self._changed.notify_all()
+
+    def _leave(self, count: int) -> None:
+        with self._changed:
+            self._crowd = self._in_hand
+            self._in_hand -= count
+            if not self._in_hand:
+                self._changed.notify_all()
 
     def _run(self) -> None:
-        while turns := self._chosen():
-            self._settle(turns)
+        while turns := self._taken():
+            for batch in self._batches(turns):
+                self._send(self._settled(batch))
 
-    def _chosen(self) -> list[_Turn]:
-        """The next batch: this runner's share of what is ready. Empty when nothing is: then the runner ends."""
+    def _taken(self) -> list[_Turn]:
+        """This runner's share of what waits. Empty when the batcher stops."""
         with self._changed:
-            self._choosing += 1
-            self._changed.wait_for(lambda: not self._preparing or len(self._ready) >= MAX_BATCH, COMPANY_S)
-            share = -(-len(self._ready) // self._choosing)
-            self._choosing -= 1
-            alike = [turn for turn in self._ready if turn.ready.kind == self._ready[0].ready.kind]
-            turns = alike[:min(share, MAX_BATCH)]
-            self._ready = [turn for turn in self._ready if turn not in turns]
-            self._runners -= not turns
+            share = min(self._crowd // self._count, MAX_BATCH)
+            if len(self._waiting) < share:
+                self._wait_for(share, COMPANY_S)
+            if not self._waiting:
+                self._wait_for(1)
+            share = min(max(share, -(-len(self._waiting) // (len(self._idle) + 1))), MAX_BATCH)
+            turns = self._waiting[:share]
+            del self._waiting[:share]
             return turns
 
+    def _wait_for(self, count: int, seconds: float | None = None) -> None:
+        self._idle.append(count)
+        self._changed.wait_for(lambda: len(self._waiting) >= count or self._stopping, seconds)
+        self._idle.remove(count)
 
-    def _settle(self, turns: list[_Turn]) -> None:
-        """One run for all. Where that fails, each runs alone, so that none fails for another."""
-        first = turns[0].ready
+    def _batches(self, turns: Iterable[_Turn]) -> Iterable[list[_Turn]]:
+        """Those that are ready, by kind. Those that take longer to prepare are handed on."""
+        batches: dict[tuple[int, int], list[_Turn]] = {}
+        for turn in turns:
+            if (ready := self._ready(turn)) is not None:
+                batches.setdefault(ready.kind, []).append(turn)
+        return batches.values()
+
+    def _ready(self, turn: _Turn) -> Ready | None:
+        if turn.answer.cancelled():  # nobody waits for it any longer
+            self._leave(1)
+            return None
         try:
-            answers = first.classifier.answers([turn.ready.prepared for turn in turns], first.top)
+            turn.ready = turn.ready or turn.prepare_soon()
+            if turn.ready is None:
+                self._compute.submit(self._prepare, turn)
         except BaseException as error:  # it reaches who asked
-            if len(turns) == 1:
-                turns[0].answer.set_exception(error)
-            else:
-                for turn in turns:
-                    self._settle([turn])
-            return
+            self._send([(turn, error)])
+        return turn.ready
+
+    def _settled(self, turns: list[_Turn]) -> Outcomes:
+        """One run for all. Where that fails, each runs alone, so that none fails for another."""
+        ready = [turn.ready for turn in turns if turn.ready]
+        try:
+            answers = ready[0].classifier.answers([one.prepared for one in ready], ready[0].top)
+        except BaseException as error:  # it reaches who asked
+            return [(turns[0], error)] if len(turns) == 1 else [self._settled([turn])[0] for turn in turns]
         self._ran(len(turns), answers[0].timings.inference_s)
-        for turn, answer in zip(turns, answers, strict=True):
-            turn.answer.set_result(answer)
+        return list(zip(turns, answers, strict=True))
+
+    def _send(self, outcomes: Outcomes) -> None:
+        self._leave(len(outcomes))
+        with suppress(RuntimeError):  # the loop is gone, and who asked with it
+            outcomes[0][0].answer.get_loop().call_soon_threadsafe(_give, outcomes)
+
+
+def _give(outcomes: Outcomes) -> None:
+    for turn, outcome in outcomes:
+        if turn.answer.done():
+            continue
+        if isinstance(outcome, BaseException):
+            turn.answer.set_exception(outcome)
+        else:
+            turn.answer.set_result(outcome)

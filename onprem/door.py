@@ -21,7 +21,6 @@ from shutterless.pictures import SMALL_PIXELS, Limits
 from shutterless.settings import Settings
 from shutterless.shelf import Shelf
 
-RUNNERS = 2  # batches at the same time, at least: while one's answers are sent and its successors decoded, the other has the CPUs
 SPOOLED_BESIDE = 100_000_000  # bytes on the disk beside two whole batches
 
 
@@ -58,8 +57,8 @@ class Door:
     def stop(self) -> None:
         """Finish what was taken. Blocks."""
         self.worker.stop()
-        self.compute.shutdown()
         self.batcher.stop()
+        self.compute.shutdown()
         self.storage.close()
 
 
@@ -71,7 +70,7 @@ def build_door(settings: Settings) -> Door:
     compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
-    batcher = Batcher(compute, runners=count_runners(settings.workers, shelf.default.threads), ran=tallies.ran)
+    batcher = Batcher(compute, runners=-(-settings.workers // (settings.threads or 1)), ran=tallies.ran)
     quick_limits = replace(limits, max_pixels=min(limits.max_pixels, SMALL_PIXELS))
     spools = Spools(settings.var_dir / "incoming", max_requests=settings.max_waiting,
                     max_held_bytes=2 * max(settings.batch_bytes, settings.max_bytes) + SPOOLED_BESIDE)
@@ -83,11 +82,6 @@ def build_door(settings: Settings) -> Door:
                 batcher=batcher, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
                 reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers),
                 solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)))
-
-
-def count_runners(workers: int, threads: int) -> int:
-    """How many batches run at the same time: so many that the default's threads use all workers' CPUs."""
-    return max(min(workers, RUNNERS), -(-workers // threads))
 
 
 def door_of(request: Request) -> Door:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
@@ -56,8 +55,8 @@ async def predict(request: Request, model: Annotated[str | None, Query(descripti
         is_alone = door.solitude.asked(getattr(request.state, CONNECTION, None))
         answer = _answer_at_once(door, read(), top) if model is None and is_alone and _is_quick(door, body) else None
         if answer is None:
-            prepare = partial(_prepare, door, read, model, top)
-            found = await asyncio.wrap_future(door.batcher.answer(prepare))
+            soon = partial(_prepare_soon, door, read, top) if model is None and len(body) <= QUICK_BYTES else None
+            found = await door.batcher.answer(partial(_prepare, door, read, model, top), soon)
             door.tallies.predicted(found)
             answer = found.to_json_dict()
     timings = answer["timings"]
@@ -82,6 +81,17 @@ def _answer_at_once(door: Door, submission: Submission, top: int) -> dict[str, A
     door.tallies.ran(1, answer.timings.inference_s)
     door.tallies.predicted(answer)
     return answer.to_json_dict()
+
+
+def _prepare_soon(door: Door, read: Callable[[], Submission], top: int) -> Ready | None:
+    """None where it would take long, as in `_answer_at_once`."""
+    submission, classifier = read(), door.shelf.default
+    if "model" in submission.fields:
+        return None
+    try:
+        return Ready(classifier, classifier.prepare(submission.picture, door.quick_limits), top)
+    except TooLarge:
+        return None
 
 
 def _prepare(door: Door, read: Callable[[], Submission], model: str | None, top: int) -> Ready:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,7 +90,7 @@ async def keep_answered(door: Door, request_id: str, upload: Upload) -> dict[str
         classifier = door.shelf.classifier(upload.model)
         return Ready(classifier, classifier.prepare(upload.picture, door.limits), TOP)
 
-    answer = await asyncio.wrap_future(door.batcher.answer(prepare))
+    answer = await door.batcher.answer(prepare)
     door.tallies.predicted(answer)
     return await run_in_threadpool(_record, door, request_id, upload, answer, works[0])
 

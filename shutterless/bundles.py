@@ -19,12 +19,14 @@ MANIFEST = "manifest.json"
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A bundle whose files were checked. `sha256` is the digest of manifest.json, which holds those of all others;
-    `optimised` are the graphs that are opened on this machine in place of portable ones."""
+    `optimised` are the graphs that are opened on this machine in place of portable ones. `batched`: those for several pictures
+    at a time, whose files are not checked yet: `for_batches` does that."""
 
     folder: Path
     manifest: Manifest
     sha256: str
     optimised: tuple[OptimisedGraph, ...] = ()
+    batched: tuple[OptimisedGraph, ...] = ()
 
     def graph(self, portable: str = "model.onnx") -> tuple[str, bool]:
         """The file to open for a portable graph, and whether it is optimised already."""
@@ -50,24 +52,36 @@ def read_bundle(folder: str | Path, *, every_file: bool = False, machine: Machin
                         "Give the folder of one version, such as models/eurosat-lite0/1.") from error
     manifest = parse_manifest(text)
     bundle = Bundle(folder=folder, manifest=manifest, sha256=hashlib.sha256(text).hexdigest(),
-                    optimised=choose_optimised(manifest, machine))
+                    optimised=choose_optimised(manifest, machine),
+                    batched=choose_optimised(manifest, machine, batches=True))
     _check_files(bundle, manifest.files if every_file else bundle.needed)
     return bundle
 
 
 def as_portable(bundle: Bundle) -> Bundle:
     """The same bundle with its portable graphs, which are checked now. Raises BadBundle naming what differs."""
-    portable = replace(bundle, optimised=())
+    portable = replace(bundle, optimised=(), batched=())
     _check_files(portable, portable.needed)
     return portable
 
 
-def choose_optimised(manifest: Manifest, machine: Machine | None = None) -> tuple[OptimisedGraph, ...]:
-    """For each portable graph the first that was optimised for machines like this one (or `machine`), if there is any."""
-    if not manifest.optimised:
+def for_batches(bundle: Bundle) -> Bundle:
+    """The same bundle with its graphs for several pictures at a time, which are checked now; as it is where it has none. Raises
+    BadBundle naming what differs."""
+    batched = replace(bundle, optimised=bundle.batched or bundle.optimised)
+    if bundle.batched:
+        _check_files(batched, batched.needed)
+    return batched
+
+
+def choose_optimised(manifest: Manifest, machine: Machine | None = None, *, batches: bool = False) -> tuple[OptimisedGraph, ...]:
+    """For each portable graph the first that was optimised for machines like this one (or `machine`), for one picture at a time
+    or for several, if there is any."""
+    made = [graph for graph in manifest.optimised if graph.batches == batches]
+    if not made:
         return ()
     machine = machine or this_machine()
-    fitting = {graph.of: graph for graph in reversed(manifest.optimised) if machine.takes(graph)}
+    fitting = {graph.of: graph for graph in reversed(made) if machine.takes(graph)}
     return tuple(fitting.values())
 
 

@@ -67,7 +67,8 @@ class OptimisedGraph:
     """A graph that onnxruntime `ort` optimised for one class of machines, opened there in place of `of`, a portable one.
 
     weights: the files that it maps. system: such as linux-x86_64. cpu: features that the machine must have (true) or must
-    not have (false): a graph laid out for other vectors than the machine's gives wrong answers, not errors.
+    not have (false): a graph laid out for other vectors than the machine's gives wrong answers, not errors. batches: it is
+    meant for several pictures at a time; whoever has one is served better by the other.
     """
 
     of: str
@@ -76,6 +77,7 @@ class OptimisedGraph:
     ort: str
     system: str
     cpu: dict[str, bool]
+    batches: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +165,12 @@ def _files(files: Any, task: str) -> dict[str, BundleFile]:
 
 
 def _optimised(entries: Any, files: dict[str, BundleFile], portable: tuple[str, ...]) -> tuple[OptimisedGraph, ...]:
-    known = sorted(OptimisedGraph.__dataclass_fields__)
+    known = set(OptimisedGraph.__dataclass_fields__)
     _expect(isinstance(entries, list), "optimised", "a list of graphs", entries)
     for entry in entries:
-        _expect(isinstance(entry, dict) and sorted(entry) == known, "optimised", f"graphs with {', '.join(known)}", entry)
+        complete = isinstance(entry, dict) and known - {"batches"} <= set(entry) <= known
+        _expect(complete, "optimised", f"graphs with {', '.join(sorted(known))}", entry)
+        _expect(isinstance(entry.get("batches", False), bool), "optimised.batches", "true or false", entry.get("batches"))
         _expect(entry["of"] in portable and entry["of"].endswith(".onnx"), "optimised.of", "a graph of this task", entry["of"])
         _expect(isinstance(entry["weights"], list), "optimised.weights", "a list of files", entry["weights"])
         for path in (entry["graph"], *entry["weights"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -10,12 +11,17 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from shutterless.bundles import Bundle, as_portable
+from shutterless.bundles import Bundle, as_portable, for_batches
 from shutterless.errors import BadBundle
 
 SLOW_S = 0.05  # a run that takes so long is not repeated at start
 LOG_ERRORS = 3  # onnxruntime's severity
+BATCH = 4  # pictures, from which on a graph for batches, or a thread for each batch, takes less CPU
 SPIN_US = 100  # of a thread beside the caller's, which takes on the next operator without having to be woken for it
+
+PORTABLE_LEVEL = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+OPTIMISED_LEVEL = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is done already
+BATCHED_LEVEL = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # it turns weights that are kept once, for both graphs
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +32,35 @@ class Session:
     load_s: seconds that opening it took. run_s: seconds of one picture through the network; known after `warm_up`.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        """Raises BadBundle when the graph cannot be opened or does not fit the manifest."""
+    def __init__(self, bundle: Bundle, threads: int = 1, batch_threads: int | None = None) -> None:
+        """threads: for fewer than BATCH pictures at a time. batch_threads: for that many and more (None: the same); where batches
+        run side by side, those of one thread each do not wait for each other's. Raises BadBundle when the graph cannot be
+        opened or does not fit the manifest."""
         started = time.perf_counter()
         self.bundle = bundle
-        self.threads = threads
+        self.threads, self._batch_threads = threads, batch_threads or threads
         self._session = open_session(bundle, threads)
         self._input, self._output = _check_graph(self._session, bundle)
+        self._for_batches: onnxruntime.InferenceSession | None = None
+        self._opening = threading.Lock()  # taken by the first batch and never given back
         self._blank: NDArray[np.float32] | None = None
         self.load_s = time.perf_counter() - started
         self.run_s = float("inf")
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (N, side, side, 3) -> logits float32 (N, classes)."""
-        logits: NDArray[np.float32] = self._session.run([self._output], {self._input: pixels})[0]
+        session = self._session if len(pixels) < BATCH else self._batch_session()
+        logits: NDArray[np.float32] = session.run([self._output], {self._input: pixels})[0]
         return logits
+
+    def _batch_session(self) -> onnxruntime.InferenceSession:
+        """Opened by the first batch, which waits for it; those that come meanwhile do not. Weights are mapped: the two sessions
+        share them."""
+        if self._for_batches is None and self._opening.acquire(blocking=False):
+            self._for_batches = self._session
+            if self.bundle.batched or self.threads != self._batch_threads:
+                self._for_batches = _open_for_batches(self.bundle, self._batch_threads) or self._session
+        return self._for_batches or self._session
 
     def warm_up(self) -> NDArray[np.float32]:
         """Run it on black, so that the first picture finds all allocated; the logits (1, classes). Later calls run nothing."""
@@ -66,7 +86,7 @@ def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
     """
     path, optimised = bundle.graph()
     try:
-        return _session(bundle, path, session_options(threads, optimise=not optimised))
+        return _session(bundle, path, session_options(threads, level=OPTIMISED_LEVEL if optimised else PORTABLE_LEVEL))
     except BadBundle:
         if not optimised:
             raise
@@ -75,11 +95,22 @@ def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
     return open_session(as_portable(bundle), threads)
 
 
-def session_options(threads: int, *, optimise: bool) -> onnxruntime.SessionOptions:
+def _open_for_batches(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession | None:
+    """None, and a line in the log, where it cannot be opened: batches go on as single pictures do."""
+    try:
+        batched = for_batches(bundle)
+        if not bundle.batched:
+            return open_session(batched, threads)
+        return _session(batched, batched.graph()[0], session_options(threads, level=BATCHED_LEVEL))
+    except BadBundle as error:
+        log.warning("%s has no graph for batches that can be opened here: %s", bundle.manifest.name, error)
+        return None
+
+
+def session_options(threads: int, *, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
     """As every door sets them: `threads` that fall asleep soon after their last work, since cores are shared."""
-    levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = LOG_ERRORS

@@ -105,7 +105,7 @@ class Shelf:
         return self._warm(bundle, self._threads)
 
     def _warm(self, bundle: Bundle, threads: int, session: Session | None = None) -> Classifier:
-        classifier = Classifier(bundle, threads=threads, session=session)
+        classifier = Classifier(bundle, session=session or Session(bundle, threads, self._settings.threads or 1))
         classifier.warm_up()
         return classifier
 

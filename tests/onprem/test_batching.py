@@ -1,27 +1,33 @@
 import asyncio
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
+from onprem import batching
 from onprem.batching import MAX_BATCH, Batcher, Ready
-from onprem.door import count_runners
 from shutterless.bundles import read_bundle
 from shutterless.classifier import Answer, Classifier
 from shutterless.errors import BadBundle, BadPicture
 
 COLOURS = ("red", "green", "blue")
+SECONDS = 30
 
 
 @pytest.fixture
-def batcher() -> Iterator[Batcher]:
+def compute() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as compute:
-        batcher = Batcher(compute, runners=1)
-        yield batcher
+        yield compute
+
+
+@pytest.fixture
+def batcher(compute: ThreadPoolExecutor) -> Iterator[Batcher]:
+    batcher = Batcher(compute, runners=1)
+    yield batcher
     batcher.stop()
 
 
@@ -34,7 +40,7 @@ class Noted(Classifier):
         self.open = threading.Event()
 
     def classify(self, pixels: np.ndarray) -> np.ndarray:
-        self.open.wait(30)
+        self.open.wait(SECONDS)
         self.batches.append(len(pixels))
         return super().classify(pixels)
 
@@ -44,41 +50,105 @@ def classifier(bundle_folder: Path) -> Noted:
     return Noted(bundle_folder)
 
 
-def asked(batcher: Batcher, classifier: Classifier, pictures: list[bytes], top: int = 3) -> list[Future[Answer]]:
-    return [batcher.answer(lambda picture=picture: Ready(classifier, classifier.prepare(picture), top))
-            for picture in pictures]
+def prepared(classifier: Classifier, picture: bytes, top: int = 3) -> Callable[[], Ready]:
+    return lambda: Ready(classifier, classifier.prepare(picture), top)
+
+
+def refuse() -> Ready:
+    raise AssertionError("this picture is prepared soon")
+
+
+def asked(batcher: Batcher, classifier: Classifier, pictures: list[bytes], top: int = 3) -> list[asyncio.Future[Answer]]:
+    """Every other one is prepared by who runs it, the rest before."""
+    ways = [prepared(classifier, picture, top) for picture in pictures]
+    return [batcher.answer(refuse, way) if n % 2 else batcher.answer(way) for n, way in enumerate(ways)]
+
+
+async def settled(answers: list[asyncio.Future[Answer]]) -> list[Answer | BaseException]:
+    async with asyncio.timeout(SECONDS):
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+
+def labels(answers: list[Answer | BaseException]) -> list[str]:
+    return [answer.prediction.label if isinstance(answer, Answer) else type(answer).__name__ for answer in answers]
 
 
 def test_pictures_that_wait_for_the_network_are_run_together_and_each_gets_its_own_answer(batcher, classifier, jpeg) -> None:
-    first = asked(batcher, classifier, [jpeg("red")])
-    rest = asked(batcher, classifier, [jpeg(COLOURS[n % 3]) for n in range(12)])
-    classifier.open.set()
-    assert first[0].result(30).prediction.label == "red"
-    assert [answer.result(30).prediction.label for answer in rest] == [COLOURS[n % 3] for n in range(12)]
+    async def ask() -> list[Answer | BaseException]:
+        answers = asked(batcher, classifier, [jpeg("red")] + [jpeg(COLOURS[n % 3]) for n in range(12)])
+        await asyncio.sleep(0.05)
+        classifier.open.set()
+        return await settled(answers)
+
+    assert labels(asyncio.run(ask())) == ["red", *(COLOURS[n % 3] for n in range(12))]
     assert sum(classifier.batches) == 13
     assert max(classifier.batches) > 1
 
 
-def test_a_picture_that_comes_alone_is_run_alone(batcher, classifier, jpeg) -> None:
+def test_a_picture_that_comes_alone_is_run_alone_and_at_once(batcher, classifier, jpeg, monkeypatch) -> None:
+    monkeypatch.setattr(batching, "COMPANY_S", 2 * SECONDS)
     classifier.open.set()
-    for colour in COLOURS:
-        assert asked(batcher, classifier, [jpeg(colour)])[0].result(30).prediction.label == colour
+
+    async def ask() -> list[str]:
+        return [labels(await settled([batcher.answer(refuse, prepared(classifier, jpeg(colour)))]))[0] for colour in COLOURS]
+
+    assert asyncio.run(ask()) == list(COLOURS)
     assert classifier.batches == [1, 1, 1]
 
 
+def test_those_that_were_there_a_moment_ago_are_waited_for(batcher, classifier, jpeg, monkeypatch) -> None:
+    ways = [prepared(classifier, jpeg(colour)) for colour in ("red", "blue")]
+
+    async def ask() -> None:
+        first = batcher.answer(refuse, ways[0])
+        await asyncio.sleep(0.05)  # the runner is busy with it
+        both = [batcher.answer(refuse, way) for way in ways]
+        classifier.open.set()
+        await settled([first, *both])
+        monkeypatch.setattr(batching, "COMPANY_S", 2 * SECONDS)
+        for _ in range(3):
+            answers = [batcher.answer(refuse, ways[0])]
+            await asyncio.sleep(0.05)
+            answers.append(batcher.answer(refuse, ways[1]))
+            await settled(answers)
+
+    asyncio.run(ask())
+    assert classifier.batches == [1, 2, 2, 2, 2]
+
+
+def test_who_does_not_come_again_is_not_waited_for_long(batcher, classifier, jpeg) -> None:
+    async def ask() -> list[Answer | BaseException]:
+        crowd = asked(batcher, classifier, [jpeg("red")] * 12)
+        await asyncio.sleep(0.05)
+        classifier.open.set()
+        await settled(crowd)
+        return [(await settled([answer]))[0] for answer in [batcher.answer(refuse, prepared(classifier, jpeg("blue")))]]
+
+    assert labels(asyncio.run(ask())) == ["blue"]
+    assert classifier.batches[-1] == 1
+
+
 def test_no_batch_is_larger_than_its_bound(batcher, classifier, jpeg) -> None:
-    answers = asked(batcher, classifier, [jpeg("red")] * (3 * MAX_BATCH))
-    wait(answers, timeout=0.2)
-    classifier.open.set()
-    assert {answer.result(30).prediction.label for answer in answers} == {"red"}
+    async def ask() -> list[Answer | BaseException]:
+        answers = asked(batcher, classifier, [jpeg("red")] * (3 * MAX_BATCH))
+        await asyncio.sleep(0.2)
+        classifier.open.set()
+        return await settled(answers)
+
+    assert set(labels(asyncio.run(ask()))) == {"red"}
     assert max(classifier.batches) <= MAX_BATCH
+    assert sum(classifier.batches) == 3 * MAX_BATCH
 
 
 def test_a_bad_picture_spoils_no_other(batcher, classifier, jpeg) -> None:
     good, bad = jpeg("green"), jpeg("green")[:200]
-    answers = asked(batcher, classifier, [good, bad, good, b"", good])
     classifier.open.set()
-    assert [type(answer.exception(30)) for answer in answers] == [type(None), BadPicture, type(None), BadPicture, type(None)]
+
+    async def ask() -> list[Answer | BaseException]:
+        return await settled(asked(batcher, classifier, [good, bad, good, b"", b"", good, bad]))
+
+    spoilt = BadPicture.__name__
+    assert labels(asyncio.run(ask())) == ["green", spoilt, "green", spoilt, spoilt, "green", spoilt]
 
 
 def test_a_picture_that_the_network_cannot_answer_spoils_no_other(batcher, classifier, jpeg, monkeypatch) -> None:
@@ -88,18 +158,28 @@ def test_a_picture_that_the_network_cannot_answer_spoils_no_other(batcher, class
         return logits
 
     monkeypatch.setattr(classifier, "classify", lambda pixels: classify(classifier, pixels))
-    answers = asked(batcher, classifier, [jpeg("red"), jpeg("red"), jpeg("blue"), jpeg("green")])
-    classifier.open.set()
-    assert [type(answer.exception(30)) for answer in answers] == [type(None), type(None), BadBundle, type(None)]
+
+    async def ask() -> list[Answer | BaseException]:
+        answers = asked(batcher, classifier, [jpeg("red"), jpeg("red"), jpeg("blue"), jpeg("green")])
+        await asyncio.sleep(0.05)
+        classifier.open.set()
+        return await settled(answers)
+
+    assert labels(asyncio.run(ask())) == ["red", "red", BadBundle.__name__, "green"]
 
 
 def test_models_and_numbers_of_labels_are_not_mixed(batcher, classifier, make_bundle, jpeg, tmp_path) -> None:
     other = Noted(make_bundle(tmp_path / "models", name="other", side=48))
     asks = [(model, top) for model in (classifier, other) for top in (1, 2, 3)] * 3
-    answers = [asked(batcher, model, [jpeg("blue")], top)[0] for model, top in asks]
-    classifier.open.set()
-    other.open.set()
-    got = [(answer.result(30).model["name"], len(answer.result(30).prediction.top)) for answer in answers]
+
+    async def ask() -> list[Answer | BaseException]:
+        answers = [batcher.answer(refuse, prepared(model, jpeg("blue"), top)) for model, top in asks]
+        await asyncio.sleep(0.05)
+        classifier.open.set()
+        other.open.set()
+        return await settled(answers)
+
+    got = [(answer.model["name"], len(answer.prediction.top)) for answer in asyncio.run(ask()) if isinstance(answer, Answer)]
     assert got == [(model.model["name"], top) for model, top in asks]
 
 
@@ -108,33 +188,75 @@ def test_a_picture_gets_the_same_answer_whoever_is_in_its_batch(batcher, classif
     alone = {colour: classifier.predict(jpeg(colour)).prediction.confidence for colour in COLOURS}
     classifier.open.clear()
     colours = [COLOURS[n % 3] for n in range(16)]
-    answers = asked(batcher, classifier, [jpeg(colour) for colour in colours])
-    classifier.open.set()
-    for colour, answer in zip(colours, answers, strict=True):
-        assert answer.result(30).prediction.confidence == pytest.approx(alone[colour], abs=1e-5)
+
+    async def ask() -> list[Answer | BaseException]:
+        answers = asked(batcher, classifier, [jpeg(colour) for colour in colours])
+        await asyncio.sleep(0.05)
+        classifier.open.set()
+        return await settled(answers)
+
+    for colour, answer in zip(colours, asyncio.run(ask()), strict=True):
+        assert isinstance(answer, Answer)
+        assert answer.prediction.confidence == pytest.approx(alone[colour], abs=1e-5)
     assert max(classifier.batches) > 1
 
 
-def test_who_no_longer_waits_is_not_run(classifier, jpeg) -> None:
-    with ThreadPoolExecutor(1) as compute:
-        batcher, busy = Batcher(compute, runners=1), threading.Event()
-        compute.submit(busy.wait, 30)
-        given_up, kept = asked(batcher, classifier, [jpeg("red"), jpeg("blue")])
-        assert given_up.cancel()
-        busy.set()
+def test_what_takes_long_to_prepare_is_prepared_elsewhere(batcher, classifier, jpeg) -> None:
+    classifier.open.set()
+    threads: list[str] = []
+
+    def prepare() -> Ready:
+        threads.append(threading.current_thread().name)
+        return prepared(classifier, jpeg("green"))()
+
+    async def ask() -> list[Answer | BaseException]:
+        return await settled([batcher.answer(prepare, lambda: None)])
+
+    assert labels(asyncio.run(ask())) == ["green"]
+    assert not threads[0].startswith("batch")
+
+
+def test_who_no_longer_waits_is_not_run(compute, batcher, classifier, jpeg) -> None:
+    async def ask() -> list[Answer | BaseException]:
+        first = batcher.answer(refuse, prepared(classifier, jpeg("red")))
+        await asyncio.sleep(0.05)  # the runner is busy with it
+        ways = [prepared(classifier, jpeg(colour)) for colour in COLOURS]
+        given_up, kept = [batcher.answer(refuse, ways[0]), batcher.answer(ways[1])], batcher.answer(ways[2])
+        for answer in given_up:
+            answer.cancel()
         classifier.open.set()
-        assert kept.result(30).prediction.label == "blue"
+        return await settled([first, kept])
+
+    assert labels(asyncio.run(ask())) == ["red", "blue"]
+    batcher.stop()  # it waits for nobody who went
+    assert sum(classifier.batches) == 2
+
+
+def test_a_picture_that_cannot_be_handed_on_is_told_so(classifier, jpeg) -> None:
+    compute = ThreadPoolExecutor(1)
+    batcher = Batcher(compute, runners=1)
+    compute.shutdown()
+    way = prepared(classifier, jpeg("red"))
+
+    async def ask() -> list[str]:
+        with pytest.raises(RuntimeError):
+            batcher.answer(way)
+        return labels(await settled([batcher.answer(way, lambda: None)]))
+
+    assert asyncio.run(ask()) == ["RuntimeError"]
     batcher.stop()
-    assert classifier.batches == [1]
 
 
-def test_stopping_finishes_what_is_in_hand(classifier, jpeg) -> None:
-    with ThreadPoolExecutor(2) as compute:
-        batcher = Batcher(compute, runners=2)
+def test_stopping_finishes_what_is_in_hand(compute, classifier, jpeg) -> None:
+    batcher = Batcher(compute, runners=2)
+
+    async def ask() -> list[Answer | BaseException]:
         answers = asked(batcher, classifier, [jpeg("green")] * 20)
         threading.Timer(0.1, classifier.open.set).start()
-    batcher.stop()
-    assert {answer.result(0).prediction.label for answer in answers} == {"green"}
+        await asyncio.to_thread(batcher.stop)
+        return await settled(answers)
+
+    assert set(labels(asyncio.run(ask()))) == {"green"}
 
 
 def test_the_server_runs_requests_that_come_together_as_batches(open_door, jpeg, monkeypatch) -> None:
@@ -159,6 +281,7 @@ def test_the_server_runs_requests_that_come_together_as_batches(open_door, jpeg,
     assert len(sizes) < 24
 
 
-@pytest.mark.parametrize(("workers", "threads", "runners"), [(1, 1, 1), (2, 2, 2), (2, 4, 2), (8, 1, 8), (16, 4, 4)])
-def test_batches_use_all_workers_whatever_threads_each_has(workers, threads, runners) -> None:
-    assert count_runners(workers, threads) == runners
+@pytest.mark.parametrize(("workers", "threads", "runners"), [(1, 0, 1), (2, 0, 2), (8, 0, 8), (2, 4, 1), (16, 4, 4), (5, 2, 3)])
+def test_batches_use_all_workers_whatever_threads_each_has(open_door, workers: int, threads: int, runners: int) -> None:
+    open_door(workers=workers, threads=threads)
+    assert sum(thread.name.startswith("batch-") for thread in threading.enumerate()) == runners
