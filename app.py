@@ -13,7 +13,8 @@ app = cdk.App()
 try:
     stacks = build(app, app.node.try_get_context("stage"), account=os.environ.get("CDK_DEFAULT_ACCOUNT"),
                    region=os.environ.get("CDK_DEFAULT_REGION"), model=app.node.try_get_context("model"),
-                   base_image=os.environ.get("BASE_IMAGE"), signing_key=app.node.try_get_context("signing_key"))
+                   base_image=os.environ.get("BASE_IMAGE"), signing_key=app.node.try_get_context("signing_key"),
+                   log_role=app.node.try_get_context("log_role"))
 except ShutterlessError as error:
     sys.exit(f"shutterless: {error}")
 if app.node.try_get_context("rules") != "off":  # for a deploy of what was checked before

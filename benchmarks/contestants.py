@@ -32,10 +32,9 @@ POLL_S = 0.02
 CONFIDENCE_TOLERANCE = 1e-4
 SERVE_TUNED = f"""
 import os
-from onprem import batching, door
+from onprem import batching
 batching.MAX_BATCH = int(os.environ["OURS_BATCH"])
 batching.COMPANY_S = float(os.environ["OURS_WAIT_MS"]) / 1000
-door.RUNNERS = int(os.environ["OURS_RUNNERS"])
 {SERVE}
 """
 Expected = tuple[int, str, float]  # index, label, confidence

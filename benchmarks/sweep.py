@@ -9,8 +9,8 @@ with a single client too; the medians of these runs decide, and of two that are 
 single client.
 
 Each trial is kept under var/bench/sweep/ as soon as it is over: the same command goes on where it was stopped, and measures
-nothing twice for the same bundle, lock and seconds; --anew forgets what was measured. Our own best settings are a proposal: they
-are fixed in the code (ours/README.md).
+nothing twice for the same bundle, lock, seconds and, of our server, code; --anew forgets what was measured. Our own best settings
+are a proposal: they are fixed in the code (ours/README.md).
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ from benchmarks.contestants import (
 from benchmarks.load import load, some_pictures
 from benchmarks.predict import heading, machine
 from benchmarks.servers import LOADED, bundles_by_lot, expected_of, say
+from model_export.unfinished import replaced_whole
 from shutterless.bundles import Bundle, read_bundle
 
 KEPT = ROOT / "var/bench/sweep"
+OUR_CODE = (ROOT / "shutterless", ROOT / "onprem")
 FINALISTS = 2
 ALIKE = 0.97
 CHECKED = 5  # answers that a trial is checked by; those of the first one are all checked
@@ -73,9 +75,17 @@ class Sweep:
     def conditions(self) -> dict[str, Any]:
         """What must be the same for two trials to be compared."""
         lock = self.peer.folder / "requirements.txt"
+        code = {"code": digest_of(OUR_CODE)} if self.peer.name == OURS.name else {}
         return {"server": self.peer.name, "model": self.bundle.manifest.name, "sha256": self.bundle.sha256,
                 "seconds": self.seconds, "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
-                "cpu": machine()["cpu"], "cpus": machine()["cpus"]}
+                **code, "cpu": machine()["cpu"], "cpus": machine()["cpus"]}
+
+
+def digest_of(folders: Sequence[Path]) -> str:
+    """SHA-256 of the Python files below them, with their names."""
+    told = [f"{file.relative_to(folder.parent)} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+            for folder in folders for file in sorted(folder.rglob("*.py"))]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 class Kept:
@@ -86,7 +96,8 @@ class Kept:
         lines = [line for line in (path.read_text().splitlines() if path.exists() else []) if line.endswith("}")]  # whole ones
         known = lines[1:] if lines and json.loads(lines[0]) == conditions else []
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in (json.dumps(conditions), *known)))
+        with replaced_whole(path) as unfinished:
+            unfinished.write_text("".join(f"{line}\n" for line in (json.dumps(conditions), *known)))
         self.trials: list[dict[str, Any]] = [json.loads(line) for line in known]
 
     def add(self, trial: dict[str, Any]) -> None:
@@ -215,12 +226,14 @@ def write(peer: Contestant, precision: str, trials: list[dict[str, Any]], condit
     for name in sorted(known):  # a trial a line
         lines = ",\n".join(f"   {json.dumps(trial)}" for trial in known[name]["trials"])
         text = text.replace('"trials": []', f'"trials": [\n{lines}\n  ]', 1)
-    path.write_text(text + "\n")
+    with replaced_whole(path) as unfinished:
+        unfinished.write_text(text + "\n")
     config = peer.folder / "peer.json"
     tuned = dict(peer.tuned) | json.loads(config.read_text())["tuned"] | {precision: best_of(trials)}
     line = json.dumps({name: tuned[name] for name in sorted(tuned)})
     head, _, rest = config.read_text().partition('"tuned": ')
-    config.write_text(f'{head}"tuned": {line}{rest[rest.index(chr(10)) - 1:]}')
+    with replaced_whole(config) as unfinished:
+        unfinished.write_text(f'{head}"tuned": {line}{rest[rest.index(chr(10)) - 1:]}')
 
 
 if __name__ == "__main__":

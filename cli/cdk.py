@@ -21,9 +21,10 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
                         help="the public key with which every bundle must be signed; a .pem file of this folder")
 
 
-def run_cdk(verb: str, *words: str, stage: str, model: str | None = None, signing_key: Path | None = None) -> None:
+def run_cdk(verb: str, *words: str, stage: str, model: str | None = None, signing_key: Path | None = None,
+            log_role: str | None = None) -> None:
     """What it writes goes to standard error. Raises BadSettings when it is missing or fails, which it has told by then."""
-    context = {"stage": stage, "model": model, "signing_key": pem_of_project("--signing-key", signing_key)}
+    context = {"stage": stage, "model": model, "signing_key": pem_of_project("--signing-key", signing_key), "log_role": log_role}
     if not COMMAND.is_file():
         raise BadSettings("CDK's command line is not installed. The verbs of the Makefile install it: make synth, make deploy.")
     chosen = [word for name, value in context.items() if value for word in ("--context", f"{name}={value}")]

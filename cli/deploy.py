@@ -53,8 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     if there.get("SigningKey", "none") != "none" and not arguments.signing_key:
         say(f"{stage.name} took bundles alone that are signed ({there['SigningKey']}). This deploy names no SIGNING_KEY: from "
             "now on it takes any.")
+    if log_role := deployed.log_role_of_others():
+        say(f"API Gateway logs in {log_role} in this account and region. That is not Shutterless's, and stays.")
     run_cdk("deploy", "--all", "--require-approval", "never", stage=stage.name, model=arguments.model,
-            signing_key=arguments.signing_key)
+            signing_key=arguments.signing_key, log_role=log_role)
     outputs = deployed.outputs()
     publish(deployed, page, outputs, is_wanted=not arguments.without_page)
     try_it(outputs["Url"], deployed.api_key(outputs["KeyId"]), say=say, sign=deployed.sign if stage.iam_auth else None)
@@ -93,4 +95,7 @@ def tell(deployed: Deployed, outputs: dict[str, str], *, is_signed: bool) -> Non
     print(f"Key        {key}")
     print(f"Dashboard  {outputs['DashboardUrl']}")
     print(f"Page       {outputs['PageUrl']}")
+    if is_signed:
+        print("\nThe line below signs with the keys in the environment. Version 2 of aws brings those of a profile there:\n"
+              'eval "$(aws configure export-credentials --format env)"')
     print(f'\ncurl {signature}-H "X-Api-Key: $({key})" -H "Content-Type: image/jpeg" --data-binary @tile.jpg {url}/predict')

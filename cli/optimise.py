@@ -1,8 +1,9 @@
-"""Add a graph that opens fast on machines like this one.
+"""Add graphs that are fast on machines like this one.
 
 onnxruntime's optimisation is done once, now, and kept in the bundle beside the portable graph, for its version and for what
-this CPU can do; every other machine goes on with the portable one. A version never changes, so the bundle becomes a
-new version, beside the old. Run it on each kind of machine that is to serve: a bundle may hold several.
+this CPU can do; every other machine goes on with the portable one. A network with convolutions over small maps gets another
+graph, for batches. A version never changes, so the bundle becomes a new version, beside the old. Run it on each kind of
+machine that is to serve: a bundle may hold graphs for several.
 
 examples:
   shutterless optimise roofs
@@ -35,11 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     before = read_bundle(bundle_folder(read_settings(model=arguments.model)), every_file=True)
     after = read_bundle(add(before, arguments.version))
-    graph = after.manifest.optimised[-1]
+    for graph in after.manifest.optimised[len(before.manifest.optimised):]:
+        cpu = ", ".join(name if there else f"no {name}" for name, there in graph.cpu.items()) or "any CPU"
+        answers = f"answers like {graph.of}, for batches" if graph.batches else f"answers bit for bit like {graph.of}"
+        print(f"{graph.graph}: for {graph.system}, {cpu}, onnxruntime {graph.ort}; {answers}")
     more_mb = (_size(after.manifest.files) - _size(before.manifest.files)) / 1e6
-    cpu = ", ".join(name if there else f"no {name}" for name, there in graph.cpu.items()) or "any CPU"
-    print(f"{graph.graph}: for {graph.system}, {cpu}, onnxruntime {graph.ort}; answers bit for bit like {graph.of}\n"
-          f"{after.manifest.name}/{after.manifest.version}: {more_mb:.1f} MB more than version {before.manifest.version}")
+    print(f"{after.manifest.name}/{after.manifest.version}: {more_mb:.1f} MB more than version {before.manifest.version}")
     return 0
 
 

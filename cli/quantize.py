@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from model_export.errors import ExportError
     from model_export.export import CALIBRATION_PICTURES, judge_pictures, sample, source_pixels
     from model_export.quantize import quantize
+    from model_export.unfinished import replaced_whole
 
     with steps() as (step, advance):
         step("reading weights and pictures")
@@ -39,16 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
         if source.pictures is None:
             raise ExportError("int8 needs pictures to calibrate on. Give a folder or zip of them: --calibration FOLDER.")
         pixels = source_pixels(source, PREPARED, advance)
-        unfinished = arguments.out.with_suffix(".unfinished")
-        try:
+        with replaced_whole(arguments.out) as unfinished:
             step("calibrating")
             quantize(arguments.graph, unfinished, pixels[sample(source, "train", CALIBRATION_PICTURES)],
                      method=arguments.calibration_method, advance=advance)
             step("judging")
             judgement = judge_pictures(source, pixels, arguments.graph, unfinished, insisted=True, advance=advance)
-            unfinished.replace(arguments.out)
-        finally:
-            unfinished.unlink(missing_ok=True)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
     for what, found in judgement.rows:
         print(f"{what}: {found}")

@@ -20,10 +20,17 @@ EXEMPT = (
 
 class AccountStack(cdk.Stack):
     """API Gateway knows one such role per account and region, so no stage may own it: with the first that goes, the others would
-    lose their logs. Nothing in it depends on a stage, so that each can deploy it."""
+    lose their logs. Nothing in it depends on a stage, so that each can deploy it.
 
-    def __init__(self, scope: Construct, construct_id: str, **settings: Any) -> None:
+    log_role: the ARN of one that others made, which stays as it is; None makes one of our own. CloudFormation lets the account
+    name a role that it deletes: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-apigateway-account.html
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, log_role: str | None = None, **settings: Any) -> None:
         super().__init__(scope, construct_id, **settings)
+        apigateway.CfnAccount(self, "ApiGateway", cloud_watch_role_arn=log_role or self._own_role())
+
+    def _own_role(self) -> str:
         role = iam.Role(self, "ApiLogs", assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"), managed_policies=[
             iam.ManagedPolicy.from_aws_managed_policy_name("service-role/AmazonAPIGatewayPushToCloudWatchLogs")])
-        apigateway.CfnAccount(self, "ApiGateway", cloud_watch_role_arn=role.role_arn)
+        return role.role_arn

@@ -1,11 +1,12 @@
-"""What a deploy needs of the account, looked up without changing anything: credentials, region, bootstrap, Lambda's quotas."""
+"""What a deploy needs of the account, looked up without changing anything: credentials, region, bootstrap, Lambda's quotas,
+and in whose role API Gateway logs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infra.deployed import Deployed, explained
+from infra.deployed import Deployed, explained, is_own_role
 from infra.stages import UNRESERVED, Stage
 from shutterless.errors import BadSettings
 
@@ -43,13 +44,24 @@ def check_account(deployed: Deployed, stage: Stage) -> Iterator[Check]:
     yield _bootstrap(deployed, stage, account)
     try:
         with explained():
-            limit = int(deployed.client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"])
+            told = deployed.client("lambda").get_account_settings()["AccountLimit"]
+            limit, unreserved = int(told["ConcurrentExecutions"]), int(told["UnreservedConcurrentExecutions"])
+            others = limit - unreserved - _own(deployed) if unreserved < limit else 0
     except BadSettings as error:
         yield Check(what="concurrency", says=str(error).partition(". ")[0],
-                    mend="let these credentials call lambda:GetAccountSettings, or use others")
-        return
-    yield _concurrency(deployed, stage, limit)
-    yield _memory(stage, limit)
+                    mend="let these credentials call lambda:GetAccountSettings, lambda:GetFunctionConcurrency and "
+                         "cloudformation:DescribeStacks, or use others")
+    else:
+        yield _concurrency(deployed, stage, limit, others)
+        yield _memory(stage, limit)
+    yield _log_role(deployed)
+
+
+def _own(deployed: Deployed) -> int:
+    """Copies that the stage has reserved already, as it stands there."""
+    functions = [value.partition(":")[0] for name, value in deployed.told().items() if name.endswith("Function")]
+    asked = (deployed.client("lambda").get_function_concurrency(FunctionName=function) for function in functions)
+    return sum(each.get("ReservedConcurrentExecutions", 0) for each in asked)
 
 
 def _region(deployed: Deployed) -> Check:
@@ -74,14 +86,16 @@ def _bootstrap(deployed: Deployed, stage: Stage, account: str) -> Check:
     return Check(what="bootstrap", says=f"version {version}", mend=mend if version < BOOTSTRAP_VERSION else "")
 
 
-def _concurrency(deployed: Deployed, stage: Stage, limit: int) -> Check:
-    """Of the account's functions together. With less, the stage would not deploy, or be throttled for ever."""
+def _concurrency(deployed: Deployed, stage: Stage, limit: int, others: int) -> Check:
+    """Of the account's functions together, without what `others` have reserved. With less, the stage would not deploy, or be
+    throttled for ever."""
     held = sum(max(one.reserved or 0, one.provisioned) for one in stage.functions.values())
     needed = max(stage.queue_concurrency, held + UNRESERVED if held else 0, stage.account_concurrency or 0)
-    says = f"{limit} copies of functions at once, {stage.name} needs {needed}"
-    wanted = max(needed, USUAL_CONCURRENCY)
+    reserved = f", {others} of them reserved by others" if others else ""
+    says = f"{limit} copies of functions at once{reserved}, {stage.name} needs {needed}"
+    wanted = max(needed + others, USUAL_CONCURRENCY)
     return Check(what="concurrency", says=says, mend=f"{QUOTA} --desired-value {wanted} --region {deployed.region}; or lower in "
-                 "infra/stages.py what is reserved or kept warm, and queue_concurrency" if limit < needed else "")
+                 "infra/stages.py what is reserved or kept warm, and queue_concurrency" if limit - others < needed else "")
 
 
 def _memory(stage: Stage, limit: int) -> Check:
@@ -93,3 +107,19 @@ def _memory(stage: Stage, limit: int) -> Check:
     return Check(what="memory", says=f"{says}; an account as new as this one has {NEW_ACCOUNT_MB}",
                  mend=f"lower memory_mb of {name} to {NEW_ACCOUNT_MB} in infra/stages.py, or ask AWS Support for more: "
                       "aws support create-case")
+
+
+def _log_role(deployed: Deployed) -> Check:
+    """The account has one in each region, for all APIs."""
+    try:
+        role = deployed.log_role()
+    except BadSettings as error:
+        return Check(what="API logs", says=str(error).partition(". ")[0],
+                     mend="let these credentials call apigateway:GET on /account, or use others")
+    if role is None:
+        says = "API Gateway has no role for them yet: make deploy brings one"
+    elif is_own_role(role):
+        says = "API Gateway writes them in Shutterless's own role"
+    else:
+        says = f"API Gateway writes them in {role}, which is not Shutterless's: make deploy keeps it"
+    return Check(what="API logs", says=says)

@@ -90,6 +90,28 @@ class Deployed:
         with explained():
             return str(self.client("apigateway").get_api_key(apiKey=key_id, includeValue=True)["value"])
 
+    def log_role(self) -> str | None:
+        """In which API Gateway logs for all APIs of this account and region, if there is one."""
+        with explained():
+            role = self.client("apigateway").get_account().get("cloudwatchRoleArn")
+            return role if role and self._has_role(role) else None
+
+    def log_role_of_others(self) -> str | None:
+        """The same, where it is none that Shutterless made."""
+        role = self.log_role()
+        return role if role and not is_own_role(role) else None
+
+    def _has_role(self, arn: str) -> bool:
+        """An account goes on naming a role that was deleted. Who may not ask takes it for there."""
+        iam = self.client("iam")
+        try:
+            iam.get_role(RoleName=arn.rpartition("/")[2])
+        except iam.exceptions.NoSuchEntityException:
+            return False
+        except ClientError:
+            return True
+        return True
+
     def sign(self, request: Request) -> None:
         """Sign a request to an API that asks for it, in the caller's own name (AWS Signature Version 4)."""
         with explained():
@@ -121,16 +143,27 @@ class Deployed:
         self.client("s3").put_object(Bucket=bucket, Key=key, Body=content, ContentType=kind, CacheControl=cache)
 
     def destroy(self, *, keeps_data: bool, say: Say) -> list[str]:
-        """Delete every stack of the stage, and what all stages share when this was the last. Returns what stays, a line each."""
-        there = self._names()
+        """Delete every stack of the stage, and, with the last stage, what all share and nobody else needs. Returns what stays, a
+        line each."""
+        there, kept = self._names(), list[str]()
         with explained():
             for name in [f"shutterless-{self.name}-{part}" for part in ORDER]:
                 if name in there:
                     self._delete(name, keeps_data=keeps_data, say=say)
             others = self._names()
             if SHARED in others and not any(other.startswith("shutterless-") and other != SHARED for other in others):
-                self._delete(SHARED, keeps_data=False, say=say)
-            return self._kept() if keeps_data else []
+                if self._is_needed_by_others():
+                    kept = [f"logs of other APIs in {self.region}: the stack {SHARED}, in whose role API Gateway writes them"]
+                else:
+                    self._delete(SHARED, keeps_data=False, say=say)
+            return kept + (self._kept() if keeps_data else [])
+
+    def _is_needed_by_others(self) -> bool:
+        """Whether other APIs log in the role that our stages share."""
+        if not is_own_role(self.log_role() or ""):
+            return False
+        kinds = {each["ProtocolType"] for each in self.client("apigatewayv2").get_apis().get("Items", [])}
+        return "WEBSOCKET" in kinds or bool(self.client("apigateway").get_rest_apis(limit=1).get("items"))
 
     def _delete(self, stack: str, *, keeps_data: bool, say: Say) -> None:
         say(f"Deleting {stack}")
@@ -208,6 +241,11 @@ class Deployed:
     def client(self, service: str, **settings: Any) -> Any:
         """boto3's, in the stage's region."""
         return self._session.client(service, region_name=self.region, **settings)
+
+
+def is_own_role(role: str) -> bool:
+    """Whether this ARN is of the role that all stages share."""
+    return f":role/{SHARED}-" in role
 
 
 @contextmanager

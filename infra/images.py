@@ -9,6 +9,7 @@ from aws_cdk import Stack
 
 from infra.sources import AWS_BASE, DATABASE_CA, PLATFORMS, ROOT, arguments_of, recipe_of, source_hash
 from infra.stages import Stage
+from shutterless.signatures import fingerprint, read_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,11 @@ class Sources:
     bundle: str
     base_image: str = AWS_BASE
     signing_key: str = ""
+
+    @property
+    def signer(self) -> str:
+        """sha256: and the key's fingerprint, or none."""
+        return f"sha256:{fingerprint(read_key(ROOT / self.signing_key))}" if self.signing_key else "none"
 
 
 @dataclass(frozen=True)

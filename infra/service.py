@@ -68,7 +68,8 @@ class ServiceStack(Stack):
         if stage.canary:
             self._shift_slowly()
         CfnOutput(self, "ModelUri", value=self.model_uri)
-        CfnOutput(self, "SigningKey", value=sources.signing_key or "none")
+        CfnOutput(self, "SigningKey", value=sources.signer,
+                  description="The key of signed bundles: openssl pkey -pubin -in public.pem | openssl sha256")
         for name in self.workers:
             CfnOutput(self, f"{name.title()}Function", value=self.workers[name].target.function_name)
             CfnOutput(self, f"{name.title()}Log", value=self.workers[name].log_group.log_group_name)

@@ -38,11 +38,13 @@ class Stacks:
 
 
 def build(app: cdk.App, stage: str | Stage | None, *, account: str | None = None, region: str | None = None,
-          model: str | None = None, base_image: str | None = None, signing_key: str | None = None) -> Stacks:
+          model: str | None = None, base_image: str | None = None, signing_key: str | None = None,
+          log_role: str | None = None) -> Stacks:
     """All stacks of a stage, in `app`. Raises BadStage, and what a bundle raises that is broken or not signed with the key.
 
     account, region: where it will be deployed. model: the bundle in models/. base_image: what the functions' images stand on.
-    signing_key: a .pem file of the project, with the public key that the functions take bundles of.
+    signing_key: a .pem file of the project, with the public key that the functions take bundles of. log_role: of API Gateway in
+    this account and region, where others made one.
     """
     stage = stage if isinstance(stage, Stage) else stage_named(stage)
     account, region = account or NO_ACCOUNT, region or REGION
@@ -67,7 +69,7 @@ def build(app: cdk.App, stage: str | Stage | None, *, account: str | None = None
     service = ServiceStack(app, "Service", stage=stage, data=data, sources=sources, outdir=app.outdir, synthesizer=synthesizer,
                            **named("Service"))
     shared = AccountStack(app, "Account", stack_name="shutterless-account", description="Shutterless: what all stages share",
-                          env=cdk.Environment(account=account, region=region))
+                          env=cdk.Environment(account=account, region=region), log_role=log_role)
     cdk.Tags.of(shared).remove("shutterless:stage")
     api = ApiStack(app, "Api", stage=stage, service=service, site=site, synthesizer=synthesizer, **named("Api"))
     api.add_stack_dependency(shared)

@@ -109,12 +109,12 @@ def _is_small(node: NodeProto, size: list[int], out: list[int]) -> bool:
             and _attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
 
 
-def _windows(model: ModelProto, node: NodeProto, x: str, zero: str, seen: tuple[int, int, int],
-             seeing: tuple[int, int, int, int]) -> Iterator[NodeProto]:
+def _windows(model: ModelProto, node: NodeProto, x: str, zero: str, seen: tuple[int, ...],
+             seeing: tuple[int, ...]) -> Iterator[NodeProto]:
     """x (N, rows, columns, channels) -> a row for each pixel of the output: what its window sees, channels innermost.
 
-    zero: name of what stands for 0 in x. seen: channels, rows and columns of x; seeing: rows and columns of a window, and of all
-    windows.
+    zero: name of what stands for 0 in x, if it is another number. seen: channels, rows and columns of x. seeing: rows and columns
+    of a window, and those in which all windows stand.
     """
     y, (channels, *size), (*kernel, rows, columns) = node.output[0], seen, seeing
     steps, gaps = (_attribute(node, name, [1, 1]) for name in ("strides", "dilations"))

@@ -5,13 +5,14 @@ Prepared pictures go through the very preprocessing that serving uses, and stay 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,7 @@ from shutterless.pictures import decode
 from shutterless.preprocessing import to_pixels
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+TEMPORARY = ".tmp"
 SPLITS = ("train", "val", "test")
 
 
@@ -145,8 +147,13 @@ def prepare_readable(pictures: Pictures, spec: InputSpec, target: Path, advance:
     if _prepared(pictures, spec, target).exists():
         advance(len(pictures.names))
         return pictures, {}
-    target.mkdir(parents=True, exist_ok=True)
-    unfinished = target / f"pixels-{os.getpid()}.tmp"
+    with _without_leftovers(target):
+        return _prepare(pictures, spec, target, advance, most_skipped)
+
+
+def _prepare(pictures: Pictures, spec: InputSpec, target: Path, advance: Callable[[int], object],
+             most_skipped: int | None) -> tuple[Pictures, dict[str, str]]:
+    unfinished, shorter = (target / f"pixels-{os.getpid()}{end}{TEMPORARY}" for end in ("", "-readable"))
     pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8,
                                        shape=(len(pictures.names), spec.side, spec.side, 3))
     good: list[int] = []
@@ -163,13 +170,33 @@ def prepare_readable(pictures: Pictures, spec: InputSpec, target: Path, advance:
             good.append(i)
         pixels.flush()
         if skipped:
-            np.save(unfinished.with_suffix(".npy"), pixels[:len(good)])
-            unfinished.with_suffix(".npy").rename(unfinished)
+            with shorter.open("wb") as file:
+                np.save(file, pixels[:len(good)])
+            shorter.rename(unfinished)
         readable = pictures.subset(np.array(good, np.int64))
         unfinished.rename(_prepared(readable, spec, target))
     finally:
         unfinished.unlink(missing_ok=True)
+        shorter.unlink(missing_ok=True)
     return readable, skipped
+
+
+@contextmanager
+def _without_leftovers(folder: Path) -> Iterator[None]:
+    """What killed processes left in it is removed, unless another one is at work there; none removes anything while this lasts.
+    On file systems whose folders cannot be locked, such as NFS, leftovers stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # another is at work
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in folder.glob(f"pixels-*{TEMPORARY}"):
+                left.unlink()
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _prepared(pictures: Pictures, spec: InputSpec, target: Path) -> Path:

@@ -112,7 +112,7 @@ def judge_speed(judgement: Judgement, portable: Path, serving: Graph, side: int,
     """
     operators, timed = runtime.executed_operators(serving), latency(portable, serving, side)
     judgement.figures |= {"operators": dict(operators.most_common()), "latency": timed}
-    weighed = [portable, *([serving.path] if serving.optimised else [])]
+    weighed = sorted(portable.parent.glob(f"{portable.stem}*.onnx"), key=lambda path: (path != portable, path.name))
     files = [file for path in weighed for file in (path, path.with_name(weights_of(path.name))) if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 1e6
     judgement.rows += [

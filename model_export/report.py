@@ -14,6 +14,7 @@ import numpy as np
 
 from model_export import metrics, plots
 from model_export.metrics import Energies, Logits, Share, Targets
+from model_export.unfinished import replaced_whole
 
 if TYPE_CHECKING:
     from model_export.parity import Parity
@@ -121,14 +122,16 @@ def _kind(operator: str) -> int:
 def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
     """Write `report.html`, and `report.md` with its plots in `plots/`, into `folder`."""
     body = "\n".join(_html(section) for section in sections)
-    (folder / "report.html").write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-        f"<h1>{escape(title)}</h1>\n{body}\n</html>\n")
+    with replaced_whole(folder / "report.html") as unfinished:
+        unfinished.write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+            f"<h1>{escape(title)}</h1>\n{body}\n</html>\n")
     for section in sections:
         if section.plot:
             (folder / "plots").mkdir(exist_ok=True)
             (folder / _plot_file(section)).write_text(section.plot)
-    (folder / "report.md").write_text(f"# {title}\n\n" + "\n\n".join(_markdown(s) for s in sections) + "\n")
+    with replaced_whole(folder / "report.md") as unfinished:
+        unfinished.write_text(f"# {title}\n\n" + "\n\n".join(_markdown(s) for s in sections) + "\n")
 
 
 def _plot_file(section: Section) -> str:

@@ -15,10 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from model_export.errors import ExportError
+from model_export.unfinished import replaced_whole
 from shutterless.bundles import MANIFEST, Bundle
 from shutterless.signatures import CURVES, SIGNATURE
-
-UNFINISHED = f".{SIGNATURE}.unfinished"
 
 
 def sign(bundle: Bundle, key: Path, ask_password: Callable[[], str]) -> Path:
@@ -28,18 +27,17 @@ def sign(bundle: Bundle, key: Path, ask_password: Callable[[], str]) -> Path:
     Raises ExportError when the key does not fit or the folder cannot be signed.
     """
     password = check_key(key, ask_password)
-    unfinished = bundle.folder / UNFINISHED
     signed = {MANIFEST, *bundle.manifest.files}
     files = (path.relative_to(bundle.folder) for path in bundle.folder.rglob("*") if not path.is_dir())
-    ignored = sorted({Path(SIGNATURE), Path(UNFINISHED)} | {path for path in files if path.as_posix() not in signed})
-    hashing = model_signing.hashing.Config().set_ignored_paths(paths=ignored)
+    others = {path for path in files if path.as_posix() not in signed}
     signer = model_signing.signing.Config().use_elliptic_key_signer(
         private_key=key, password=password)  # type: ignore[arg-type]  # it says str, and hands it on to what takes bytes
     try:
-        signer.set_hashing_config(hashing).sign(bundle.folder, unfinished)
-        unfinished.replace(bundle.folder / SIGNATURE)
+        with replaced_whole(bundle.folder / SIGNATURE) as unfinished:
+            ignored = sorted({Path(SIGNATURE), Path(unfinished.name)} | others)
+            hashing = model_signing.hashing.Config().set_ignored_paths(paths=ignored)
+            signer.set_hashing_config(hashing).sign(bundle.folder, unfinished)
     except (OSError, ValueError) as error:
-        unfinished.unlink(missing_ok=True)
         raise ExportError(f"{bundle.folder}: expected a folder that can be written, with no symbolic links in it, got another. "
                           "Sign a plain copy.") from error
     return bundle.folder / SIGNATURE

@@ -25,6 +25,7 @@ from model_export.errors import ExportError
 from model_export.report import Section, accuracy_sections, percent
 from model_export.report import write as write_report
 from model_export.teacher import Teacher
+from model_export.unfinished import replaced_whole
 from shutterless.manifests import InputSpec
 
 Pixels = NDArray[np.uint8]
@@ -163,9 +164,8 @@ def _save(state: _State, training: Training, folder: Path) -> None:
     content = {"model": state.model.state_dict(), "averaged": state.averaged.state_dict(),
                "optimizer": state.optimizer.state_dict(), "epoch": state.epoch, "history": state.history,
                "training": asdict(training)}
-    unfinished = folder / "checkpoint.tmp"
-    torch.save(content, unfinished)
-    unfinished.replace(folder / "checkpoint.pth")
+    with replaced_whole(folder / "checkpoint.pth") as unfinished:
+        torch.save(content, unfinished)
 
 
 def _epoch(training: Training, spec: InputSpec, state: _State, teacher: Teacher | None, pixels: Pixels,
@@ -216,7 +216,8 @@ def _set_rate(optimizer: torch.optim.Optimizer, training: Training, done: float,
 def _finish(training: Training, spec: InputSpec, state: _State, pictures: Pictures,
             parts: dict[str, NDArray[np.int64]], pixels: Pixels, folder: Path) -> dict[str, Any]:
     model = state.averaged.module
-    torch.save(model.state_dict(), folder / "weights.pth")
+    with replaced_whole(folder / "weights.pth") as unfinished:
+        torch.save(model.state_dict(), unfinished)
     targets = pictures.targets
     val, test = (predict(model, pixels, parts[name], spec) for name in ("val", "test"))
     on_test = metrics.accuracy(test, targets[parts["test"]])
@@ -231,5 +232,6 @@ def _finish(training: Training, spec: InputSpec, state: _State, pictures: Pictur
         Section("In short", f"Top-1 on test pictures, none of them trained on: {percent(on_test)}.",
                 plot=plots.history_plot(state.history)),
         *accuracy_sections(test, targets[parts["test"]], pictures.labels, temperature)])
-    (folder / "training.json").write_text(json.dumps(result, indent=2) + "\n")  # last: it says that all is there
+    with replaced_whole(folder / "training.json") as unfinished:  # last: it says that all is there
+        unfinished.write_text(json.dumps(result, indent=2) + "\n")
     return result

@@ -10,7 +10,7 @@ from fastapi import Request
 
 from onprem.batching import Batcher
 from onprem.intake import Intake
-from onprem.pending import Pending
+from onprem.pending import DO_NOT_COME, Pending, most_announced
 from onprem.policies import Policies, Reception
 from onprem.solitude import Solitude
 from onprem.spools import Spools
@@ -30,7 +30,7 @@ class Door:
 
     quick_limits: of a picture that is decoded in a few milliseconds at most. spools: of batches; form_spools: of forms: without a
     key, nobody may take what batches need. filing: how many files of batches may be in memory. pending: how many uploads may
-    wait for their answers. solitude: whether the client that asks is alone.
+    wait for their answers; announced: how many of them for their picture. solitude: whether the client that asks is alone.
     """
 
     settings: Settings
@@ -47,6 +47,7 @@ class Door:
     form_spools: Spools
     filing: asyncio.Semaphore
     pending: Pending
+    announced: Pending
     solitude: Solitude
     policies: Policies
     reception: Reception
@@ -81,7 +82,9 @@ def build_door(settings: Settings) -> Door:
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
                 batcher=batcher, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
                 reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers),
-                solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)))
+                solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)),
+                announced=Pending(most_announced(settings.max_pending), lambda most: storage.results.count_expected(most),
+                                  full=DO_NOT_COME))
 
 
 def door_of(request: Request) -> Door:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ def _announce(door: Door, request_id: str, announced: Announcement, expires_at: 
     """A row that waits for the picture, and the fields that let it in."""
     fields = door.policies.fields(Policy(key=announced.key(request_id), content_type=announced.format.content_type,
                                          size_bytes=announced.size_bytes, expires_at=expires_at))
+    door.announced.admit()
     door.pending.admit()
     door.storage.results.add_pending(request_id, announced.arrival(request_id), expected_s=FORM_S + GRACE_S)
     return fields
@@ -65,16 +67,21 @@ async def take_form(request: Request) -> Response:
         if policies:
             raise BadRequest("The form: expected one file, got more. Send the picture alone.")
         policies.append(_policy_of(door, form))
+        reception.enter_context(door.reception.of(_request_id(policies[0])))
         return policies[0].size_bytes
 
-    async with door.form_spools.received(request, max_bytes=door.limits.max_bytes + FORM_BYTES, on_file=room,
-                                         max_fields=MAX_FIELDS) as form:
-        if not policies:
-            raise BadRequest("The form: expected a field `file` with the picture, got none. Send it after the other fields.")
-        await run_in_threadpool(_store, door, policies[0], form, form.files[0])
+    with ExitStack() as reception:
+        async with door.form_spools.received(request, max_bytes=door.limits.max_bytes + FORM_BYTES, on_file=room,
+                                             max_fields=MAX_FIELDS) as form:
+            if not policies:
+                raise BadRequest("The form: expected a field `file` with the picture, got none. Send it after the other fields.")
+            await run_in_threadpool(_store, door, policies[0], form, form.files[0])
     door.worker.wake()
-    request_id, _ = id_in_key("", policies[0].key, None)
-    return Response(status_code=204, headers={"location": f"/results?request_id={request_id}"})
+    return Response(status_code=204, headers={"location": f"/results?request_id={_request_id(policies[0])}"})
+
+
+def _request_id(policy: Policy) -> str:
+    return id_in_key("", policy.key, None)[0]
 
 
 def _policy_of(door: Door, form: Received) -> Policy:
@@ -89,19 +96,17 @@ def _policy_of(door: Door, form: Received) -> Policy:
 def _store(door: Door, policy: Policy, form: Received, file: ReceivedFile) -> None:
     """The picture, then the row that waits for it, each on the disk before the next step. Blocks."""
     picture = _picture(policy, form, file)
-    request_id, _ = id_in_key("", policy.key, None)
-    with door.reception.of(request_id):
-        results, objects = door.storage.results, door.storage.objects
-        if not _is_awaited(results.get(request_id)):
-            return
-        version = objects.put(policy.key, picture, policy.content_type)
-        if not results.arrive(request_id, version=version, image_name=file.filename):
-            record = results.get(request_id)
-            if record is None or record.error == NEVER_ARRIVED:
-                objects.delete(policy.key)
-            _is_awaited(record)
-            return
-        door.tallies.accepted()
+    request_id, results, objects = _request_id(policy), door.storage.results, door.storage.objects
+    if not _is_awaited(results.get(request_id)):
+        return
+    version = objects.put(policy.key, picture, policy.content_type)
+    if not results.arrive(request_id, version=version, image_name=file.filename):
+        record = results.get(request_id)
+        if record is None or record.error == NEVER_ARRIVED:
+            objects.delete(policy.key)
+        _is_awaited(record)
+        return
+    door.tallies.accepted()
 
 
 def _is_awaited(record: Record | None) -> bool:

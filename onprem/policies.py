@@ -10,12 +10,11 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from threading import Lock
 
 from shutterless.errors import BadSettings, Overloaded
 from shutterless.objects import explained
@@ -80,20 +79,18 @@ class Policies:
         return hmac.new(self.secret, b"form " + encoded.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 
-@dataclass
 class Reception:
-    """Pictures that are being stored for a form, each once at a time."""
+    """Forms that are being received and stored, each once at a time. Only the event loop uses it."""
 
-    under_way: set[str] = field(default_factory=set)
-    lock: Lock = field(default_factory=Lock)
+    def __init__(self) -> None:
+        self.under_way: set[str] = set()
 
     @contextmanager
     def of(self, request_id: str) -> Iterator[None]:
         """Raises Overloaded when the same form is under way already."""
-        with self.lock:
-            if request_id in self.under_way:
-                raise Overloaded("This picture is being received already. Ask for its result, or send it again in a second.")
-            self.under_way.add(request_id)
+        if request_id in self.under_way:
+            raise Overloaded("This picture is being received already. Ask for its result, or send it again in a second.")
+        self.under_way.add(request_id)
         try:
             yield
         finally:

@@ -11,19 +11,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from onprem import intake
 from onprem.parts import Head, PartReader
+from onprem.rooms import Body, Room
 from shutterless.bodies import filename_of
-from shutterless.errors import BadRequest, Overloaded, TooLarge, Unavailable, UnsupportedPicture
+from shutterless.errors import BadRequest, TooLarge, Unavailable, UnsupportedPicture
 from shutterless.forms import read_options
 from shutterless.objects import explained
 
 WRITE_BYTES = 1_000_000  # go to the disk at a time
 FIELD_BYTES = 8_192  # of a field that is no file; what goes beyond is cut off, and fits nothing
 MAX_FIELDS = 1_100  # of a batch: a label for each file
+LEAD_BYTES = 1_000  # for each of these fields, of what may come before the first file
 SPARE_BYTES = 50_000_000  # of the disk, for the database: no form may take them
 FILE_FIELDS = (b"file", b"files")
 
@@ -95,20 +96,18 @@ class Received:
         self.files.append(ReceivedFile(name, offset, self._length, is_kept))
 
 
-class Spools:
-    """Receives forms: so many at the same time, so many bytes on the disk. Only the event loop touches its counters.
+class Spools(Room):
+    """Receives forms: so many at the same time, so many bytes on the disk.
 
-    A form takes its place when its first file begins, and `on_file` let it in: until then, it is a few fields in memory, and
-    clients that send those slowly keep nobody out.
+    A form takes its place, and holds the bytes that it announced, when its first file begins, and `on_file` let it in: until
+    then, it is a few fields in memory, and whoever sends those keeps nobody out.
 
     folder: where the files go, under no name: when the server ends, however it ends, they are gone.
     """
 
     def __init__(self, folder: Path, *, max_requests: int, max_held_bytes: int) -> None:
+        super().__init__(max_requests=max_requests, max_held_bytes=max_held_bytes)
         self._folder = folder
-        self._max_requests, self._max_held_bytes = max_requests, max_held_bytes
-        self.requests = 0
-        self.held_bytes = 0
 
     @asynccontextmanager
     async def received(self, request: Request, *, max_bytes: int, on_file: Callable[[Received], int],
@@ -116,27 +115,29 @@ class Spools:
         """The form, whole, until the block ends.
 
         Raises UnsupportedPicture for another content type, BadRequest for a broken form, TooLarge for more than `max_bytes`,
-        Overloaded when too much is held already, Unavailable when the disk is full, HTTP 408 when it comes too slowly, and what
-        `on_file` raises.
+        Overloaded when too much is held already, or when it gave way to others, Unavailable when the disk is full, HTTP 408 when
+        it comes too slowly, and what `on_file` raises.
         """
         reader = PartReader(_boundary(request))
         announced = request.headers.get("content-length", "")
         announced_bytes = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
         _check_size(announced_bytes, max_bytes)
-        held = _Held(self, announced_bytes)
-        held.expect_place()
+        body = Body()
 
         def begin(form: Received) -> int:
             most = on_file(form)
-            held.take_place()
+            if not body.has_place:
+                self.take_place(body)
+                self.hold(body, announced_bytes)
+                self.coming.add(body)
             return most
 
         form = Received(None, begin, max_fields)
         try:
-            await self._read(request, reader, form, held, max_bytes)
+            await self._read(request, reader, form, body, max_bytes=max_bytes, lead_bytes=LEAD_BYTES * max_fields)
             yield form
         finally:
-            held.give_back()
+            self.release(body)
             if form.spool is not None:
                 form.spool.close()
 
@@ -147,76 +148,43 @@ class Spools:
                 raise Unavailable("The server's disk has too little room left for this form. Try again when that is mended.")
             return tempfile.TemporaryFile(dir=self._folder, buffering=0)
 
-    async def _read(self, request: Request, reader: PartReader, form: Received, held: _Held, max_bytes: int) -> None:
-        clock, stream = asyncio.get_running_loop().time, request.stream()
-        received, deadline_s = 0, clock() + intake.GRACE_S
-        while (chunk := await _next(stream, min(deadline_s + received / intake.MIN_BYTES_PER_S,
-                                                       clock() + intake.GRACE_S))) is not None:
+    async def _read(self, request: Request, reader: PartReader, form: Received, body: Body, *, max_bytes: int,
+                    lead_bytes: int) -> None:
+        stream, received = request.stream(), 0
+        while (chunk := await _next(stream, body)) is not None:
             received += len(chunk)
             _check_size(received, max_bytes)
-            held.grow_to(received)
             for event in reader.feed(chunk):
                 form.take(event)
+            if body.has_place:
+                self.hold(body, max(received - body.held_bytes, 0))
+            elif received > lead_bytes:
+                raise BadRequest(f"The form: expected a file after at most {lead_bytes:,} bytes of other fields, got more. Send "
+                                 "only those that belong to it.")
             if len(form.unwritten) >= WRITE_BYTES:
-                began_s = clock()
                 await run_in_threadpool(self._flush, form)
-                deadline_s += clock() - began_s  # the disk's time is not the client's
+                body.resume()  # the disk's time is not the client's
         reader.close()
         await run_in_threadpool(self._flush, form)
+        self.arrived(body)
 
     def _flush(self, form: Received) -> None:
         if form.unwritten and form.spool is None:
             form.spool = self._open()
         form.flush()
 
-    @property
-    def is_full(self) -> bool:
-        return self.requests >= self._max_requests
 
-    def hold(self, more_bytes: int) -> None:
-        """Count bytes as held. Raises Overloaded."""
-        if self.held_bytes + more_bytes > self._max_held_bytes:
-            raise Overloaded("The server holds as many bytes as it may. Send this request again in a second.")
-        self.held_bytes += more_bytes
-
-
-class _Held:
-    """What one request holds: once its first file has begun, a place and what is announced; beyond that, what came."""
-
-    def __init__(self, spools: Spools, announced_bytes: int) -> None:
-        self._spools, self._announced_bytes = spools, announced_bytes
-        self._bytes, self._has_place = 0, False
-
-    def expect_place(self) -> None:
-        """Raises Overloaded."""
-        if self._spools.is_full:
-            raise Overloaded("The server has its hands full of uploads. Send this one again in a second.")
-
-    def take_place(self) -> None:
-        """At the first call; later ones do nothing. Raises Overloaded."""
-        if not self._has_place:
-            self.expect_place()
-            self.grow_to(self._announced_bytes)
-            self._spools.requests += 1
-            self._has_place = True
-
-    def grow_to(self, bytes_: int) -> None:
-        """Raises Overloaded."""
-        if bytes_ > self._bytes:
-            self._spools.hold(bytes_ - self._bytes)
-            self._bytes = bytes_
-
-    def give_back(self) -> None:
-        self._spools.held_bytes -= self._bytes
-        self._spools.requests -= self._has_place
-
-
-async def _next(stream: AsyncIterator[bytes], deadline_s: float) -> bytes | None:
+async def _next(stream: AsyncIterator[bytes], body: Body) -> bytes | None:
+    """What comes next; None at the end. Raises HTTP 408, and Overloaded when the body gave way."""
     try:
-        async with asyncio.timeout_at(deadline_s):
-            return await anext(stream, None)
+        async with asyncio.timeout_at(body.ends_s) as body.patience:
+            chunk = await anext(stream, None)
     except TimeoutError:
-        raise HTTPException(408, "The body came too slowly. Send it again, over a faster connection.") from None
+        raise body.too_slow() from None
+    finally:
+        body.patience = None
+    body.came(len(chunk or b""))
+    return chunk
 
 
 def _boundary(request: Request) -> bytes:

@@ -22,6 +22,7 @@ LEASE_S = 30.0  # far more than a picture takes
 MAX_ATTEMPTS = 5
 RETRY_S = 5.0  # until a temporary fault is tried again; after each more, LONGER times as long: seven minutes in all
 LONGER = 4
+LATE_S = 0.2  # of poll_s, for pictures that never came; those that did wait no longer than that
 POLL_S = 5.0  # uploads of this server wake the worker; other servers' uploads and ended leases are found by looking
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class Worker:
         self._looked_at = monotonic()
         try:
             results = self._storage.results
-            expire_late(results, lambda: self._storage.objects, came=lambda record: results.arrive(record.request_id))
+            expire_late(results, lambda: self._storage.objects, came=lambda record: results.arrive(record.request_id),
+                        most_s=LATE_S)
             self._late_outage.ended()
         except Exception:  # logged; the rows wait for the next look
             self._late_outage.goes_on()

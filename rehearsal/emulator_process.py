@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -57,14 +59,19 @@ class Place:
 INSTANCE = f"shutterless-rehearsal-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"  # another folder may rehearse too
 
 
-def free_place(address: str) -> Place:
-    """PORT where nobody listens on it, else any free port."""
+@contextmanager
+def free_place(address: str) -> Iterator[Place]:
+    """PORT where nobody listens on it, else any free port; while this lasts, no other program gets it."""
     for port in (PORT, 0):
-        try:
-            with socket.create_server(("127.0.0.1", port)) as first, socket.create_server((address, first.getsockname()[1])):
-                return Place(address, first.getsockname()[1])
-        except OSError:
-            continue
+        with ExitStack() as held:
+            try:
+                first = held.enter_context(socket.create_server(("127.0.0.1", port)))
+                place = Place(address, first.getsockname()[1])
+                held.enter_context(socket.create_server((address, place.port)))
+            except OSError:
+                continue
+            yield place
+            return
     raise BadSettings(f"No port is free on both 127.0.0.1 and {address}.")
 
 

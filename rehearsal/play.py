@@ -70,15 +70,15 @@ def stop_kept(console: Console) -> int:
 
 
 def _play(steps: Steps, ending: ExitStack, *, keep: bool, base_image: str) -> None:
-    traces = Traces(emulator_process.free_place(bridge_address()), sorted(image_names()))
-    shutil.rmtree(RUN, ignore_errors=True)
-    RUN.mkdir(parents=True)
-    traces.write()
-    ending.push(lambda kind, error, trace: _leave_nothing(steps, traces, is_told=kind is not KeyboardInterrupt))
-    place = traces.place
-    with steps.step("PostgreSQL's image"):
-        build_postgres(POSTGRES, ROOT / "rehearsal/postgres", RUN)
-        base = choose_base(base_image)
+    with emulator_process.free_place(bridge_address()) as place:
+        traces = Traces(place, sorted(image_names()))
+        shutil.rmtree(RUN, ignore_errors=True)
+        RUN.mkdir(parents=True)
+        traces.write()
+        ending.push(lambda kind, error, trace: _leave_nothing(steps, traces, is_told=kind is not KeyboardInterrupt))
+        with steps.step("PostgreSQL's image"):
+            build_postgres(POSTGRES, ROOT / "rehearsal/postgres", RUN)
+            base = choose_base(base_image)
     with steps.step(f"the emulator, on port {place.port}"):
         emulator_process.start(place, RUN, POSTGRES)
     with steps.step("a copy of the project"):

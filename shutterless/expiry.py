@@ -26,24 +26,27 @@ MOST_S = 5.0  # of one reader's time; the next one goes on
 
 
 def expire_late(results: Results, objects: Callable[[], Objects],
-                came: Callable[[Record], object] = lambda record: None) -> int:
+                came: Callable[[Record], object] = lambda record: None, *, most_s: float = MOST_S) -> int:
     """Fail all rows whose time is over and whose picture has not come; returns how many. Where none is late, it costs one
-    statement. `came` is told of a picture that is there all the same.
+    statement; where many are, AT_ONCE are looked at together, until `most_s` seconds are over. `came` is told of a picture that
+    is there all the same.
 
     Where the store does not say whether a picture came, its row waits for the next look: a reader has other things to ask.
     Raises Unavailable for the database, BadSettings for a store that cannot be used.
     """
     expired, began = 0, monotonic()
-    while monotonic() - began < MOST_S and (late := results.late(AT_ONCE, LOOK_AGAIN_S)):
+    while monotonic() - began < most_s and (late := results.late(AT_ONCE, LOOK_AGAIN_S)):
+        gone = list[str]()
         for number, record in enumerate(late):
             try:
                 is_there = record.object_key is not None and objects().has(record.object_key)
             except Unavailable:
                 for unknown in late[number:]:
                     results.defer(unknown.request_id, FAULT_S)
-                return expired
+                return expired + results.expire_expected(gone, NEVER_ARRIVED)
             if is_there:
                 came(record)
             else:
-                expired += results.expire_expected(record.request_id, NEVER_ARRIVED)
+                gone.append(record.request_id)
+        expired += results.expire_expected(gone, NEVER_ARRIVED)
     return expired

@@ -341,6 +341,11 @@ class Results:
         """Mark a pending picture as given up for now: it lies in the dead letters, where a redrive can fetch it."""
         return self._settle(request_id, {"status": "stalled", "error": error}, arrival, make=make, before=("pending",))
 
+    def stalled(self) -> list[tuple[str, datetime]]:
+        """The request_id of all that was given up, and when it came: oldest first."""
+        given_up = sa.select(results.c.request_id, results.c.created_at).where(results.c.status == "stalled")
+        return [(request_id, came) for request_id, came in self._run(given_up.order_by(results.c.id))]
+
     def revive(self, request_id: str) -> bool:
         """Let a stalled picture be claimed again, with all its attempts before it. False: it is not stalled (any more)."""
         known = sa.and_(results.c.request_id == request_id, results.c.status == "stalled")
@@ -351,11 +356,12 @@ class Results:
         """Record that a pending picture never came. It touches no column that an answer is in, and needs no right to."""
         return self._settle(request_id, self._given_up(error), None, before=("pending",))
 
-    def expire_expected(self, request_id: str, error: ErrorNote) -> bool:
-        """The same of a picture that is still expected: one that came, or is being worked on, keeps its row."""
-        known = sa.and_(results.c.request_id == request_id, _EXPECTED)
+    def expire_expected(self, request_ids: Sequence[str], error: ErrorNote) -> int:
+        """The same of pictures that are still expected: one that came, or is being worked on, keeps its row. Returns how many
+        did not."""
+        known = sa.and_(results.c.request_id.in_(request_ids), _EXPECTED)
         values = self._given_up(error) | {"claimed_until": None}
-        return bool(self._run(sa.update(results).where(known).values(values).returning(results.c.id)))
+        return len(self._run(sa.update(results).where(known).values(values).returning(results.c.id)))
 
     def _given_up(self, error: ErrorNote) -> dict[str, Any]:
         return {"status": "failed", "error": error, "finished_at": self._now()}
@@ -443,8 +449,11 @@ class Results:
 
     def count_pending(self, most: int) -> int:
         """How many are pending, come or not; `most` where there are more."""
-        some = sa.select(results.c.id).where(results.c.status == "pending").limit(most).subquery()
-        return int(self._run(sa.select(sa.func.count()).select_from(some))[0][0])
+        return self._count(results.c.status == "pending", most)
+
+    def count_expected(self, most: int) -> int:
+        """How many of them have not come; `most` where there are more."""
+        return self._count(_EXPECTED, most)
 
     def _latency(self, bucket_s: int) -> list[dict[str, Any]]:
         """Percentiles of each bucket, oldest first. Only one bucket's latencies are in memory at a time, as floats: on
@@ -475,6 +484,10 @@ class Results:
         rows = self._run(sa.select(c.true_label, c.predicted_label, count).where(*both).group_by(c.true_label, c.predicted_label)
                          .order_by(count.desc(), c.true_label, c.predicted_label).limit(CONFUSION_PAIRS))
         return [{"true_label": true, "predicted_label": predicted, "count": n} for true, predicted, n in rows]
+
+    def _count(self, which: sa.ColumnElement[bool], most: int) -> int:
+        some = sa.select(results.c.id).where(which).limit(most).subquery()
+        return int(self._run(sa.select(sa.func.count()).select_from(some))[0][0])
 
     def _held(self, which: sa.ColumnElement[bool], limit: int, for_s: float, counted: dict[str, Any]) -> list[Record]:
         """Put the oldest rows aside for `for_s` seconds, in one statement."""

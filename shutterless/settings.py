@@ -74,10 +74,10 @@ class Settings:
     signing_key: file of the public key with which every bundle must be signed; None takes unsigned ones too.
     database_url: default, SQLite in var_dir. objects_url: a folder (default, in var_dir), or s3://bucket/prefix.
     max_bytes, max_pixels, max_side (pixels): limits of a picture, held before it is decoded.
-    threads: ONNX Runtime's threads for one inference; 0: 1, but server_threads for a slow network on the server.
+    threads: ONNX Runtime's threads for one inference; 0: 1, but server_threads on the server, for lone pictures of a slow one.
     workers: pictures that are worked on at the same time (default: usable_cpus).
     max_waiting: requests that may wait for a worker; the next one is told to come back.
-    max_pending: rows that may wait for their picture or its answer; the next upload is told to come back.
+    max_pending: rows that may wait for their answer, or, a few of them, for their picture; the next upload is told to come back.
     batch_files, batch_bytes: of one batch, all of its pictures together.
     max_connections: at the same time; past them, idle ones are closed, and then new ones are told to come back.
     api_keys, api_keys_file (one a line, read anew when it changes): any of them opens every route; none leaves the door open.

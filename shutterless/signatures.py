@@ -87,6 +87,13 @@ def read_key(path: Path) -> EllipticCurvePublicKey:
     return key
 
 
+def fingerprint(key: EllipticCurvePublicKey) -> str:
+    """64 hex digits, the SHA-256 of what `openssl pkey -pubin -in public.pem` writes, by which model-signing knows a key."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
 def read_signature(signature: bytes, key: EllipticCurvePublicKey) -> Signed:
     """What the bytes of a `model.sig` vouch for, once `key` has verified them. Raises BadBundle."""
     document = _parse(signature, "the document")
@@ -105,10 +112,7 @@ def read_signature(signature: bytes, key: EllipticCurvePublicKey) -> Signed:
 
 def _check_hint(public: dict[str, Any], key: EllipticCurvePublicKey) -> None:
     """The hint names the key, so that a wrong one gets its own sentence; it may be missing, and proves nothing."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    hint = public.get("hint")
-    ours = hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    hint, ours = public.get("hint"), fingerprint(key)
     if hint not in (None, "", ours):
         raise BadBundle(f"{SIGNATURE} was made with another key: expected the one whose digest starts {ours[:16]}, got "
                         f"{str(hint)[:16]!r}. Sign the bundle with that key's private half, or trust the other key.")

@@ -63,6 +63,19 @@ def test_what_was_measured_under_other_conditions_or_half_written_is_not_taken_u
     assert Kept(tmp_path / "kept", replace(job, seconds=2).conditions()).trials == []
 
 
+def test_what_was_measured_of_other_code_is_not_taken_up(job, tmp_path, monkeypatch):
+    for name in ("shutterless", "onprem", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "door.py").write_text("BATCH = 8\n")
+    monkeypatch.setattr("benchmarks.sweep.OUR_CODE", (tmp_path / "shutterless", tmp_path / "onprem"))
+    ours = replace(job, peer=replace(ours_to_tune(), sweep=job.peer.sweep))
+    Kept(tmp_path / "kept", ours.conditions()).add(trial("1", 5.0, 1.0))
+    (tmp_path / "elsewhere/door.py").write_text("BATCH = 16\n")
+    assert len(Kept(tmp_path / "kept", ours.conditions()).trials) == 1
+    (tmp_path / "onprem/door.py").write_text("BATCH = 16\n")
+    assert Kept(tmp_path / "kept", ours.conditions()).trials == []
+
+
 def test_a_trial_starts_our_server_with_what_is_fixed_in_its_code(models_dir, pictures):
     peer = ours_to_tune()
     bundle = read_bundle(models_dir / "colours/1")

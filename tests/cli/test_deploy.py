@@ -15,7 +15,7 @@ from moto import mock_aws
 
 from cli.main import main
 from infra.deployed import Deployed
-from infra.page import Page, page_of_project
+from infra.page import page_of_project
 from infra.smoke import try_it
 from infra.sources import ROOT
 from infra.stages import STAGES, Aurora, Database
@@ -47,7 +47,7 @@ def account(api, monkeypatch, tmp_path):
     with mock_aws():
         key = boto3.client("apigateway", region_name="us-east-1").create_api_key(name="first", value=KEY, enabled=True)
         told = {"Url": f"{api}/", "KeyId": key["id"], "PageUrl": "https://page.example.org", "DistributionId": distribution(),
-                "DashboardUrl": "https://dashboard.example.org", "DatabaseKind": "instance", "SigningKey": "public.pem"}
+                "DashboardUrl": "https://dashboard.example.org", "DatabaseKind": "instance", "SigningKey": "sha256:ab12"}
         outputs = {name: {"Value": value} for name, value in told.items()} | {"PageBucket": {"Value": {"Ref": "Page"}}}
         boto3.client("cloudformation", region_name="us-east-1").create_stack(
             StackName="shutterless-dev-site", TemplateBody=json.dumps(
@@ -76,6 +76,14 @@ def built(tmp_path, monkeypatch):
     return page
 
 
+@pytest.fixture
+def unbuilt(tmp_path, monkeypatch):
+    """A project whose page is not built, whatever the checkout of these tests holds."""
+    page = page_of_project(tmp_path / "project")
+    monkeypatch.setattr("infra.page.page_of_project", lambda: page)
+    return page
+
+
 def stored(bucket: str) -> dict[str, tuple[str, str, bytes]]:
     """Key -> type, how long it is kept by browsers, content."""
     s3 = boto3.client("s3", region_name="us-east-1")
@@ -96,7 +104,7 @@ def test_a_deploy_publishes_the_page_tries_the_api_and_says_how_it_is_used(accou
         DistributionId=Deployed("dev").outputs()["DistributionId"])
     assert invalidations["InvalidationList"]["Quantity"] == 1
     told = capfd.readouterr()
-    assert "dev took bundles alone that are signed (public.pem). This deploy names no SIGNING_KEY" in told.err
+    assert "dev took bundles alone that are signed (sha256:ab12). This deploy names no SIGNING_KEY" in told.err
     for tried in ("GET /health: 200", "GET /results without a key: 403", "POST /predict: 200", "POST /upload-image: 202",
                   "its result", "DELETE /results/{request_id}: 204"):
         assert f"ok  {tried}" in told.err
@@ -108,7 +116,20 @@ def test_a_deploy_publishes_the_page_tries_the_api_and_says_how_it_is_used(accou
     assert KEY not in told.out + told.err
 
 
-def test_without_the_built_page_it_refuses_and_names_the_way_around(account, capfd):
+def test_the_role_in_which_api_gateway_logs_for_others_stays(account, built, capfd):
+    clients = {name: boto3.client(name, region_name="us-east-1") for name in ("iam", "apigateway")}
+    role = clients["iam"].create_role(RoleName="others", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    clients["apigateway"].update_account(patchOperations=[{"op": "replace", "path": "/cloudwatchRoleArn", "value": role}])
+    assert main(["deploy", "dev"]) == 0
+    assert f"--context log_role={role} " in account.calls.read_text()
+    assert f"API Gateway logs in {role} in this account and region. That is not Shutterless's" in capfd.readouterr().err
+    clients["iam"].delete_role(RoleName="others")
+    account.calls.unlink()
+    assert main(["deploy", "dev"]) == 0
+    assert "log_role" not in account.calls.read_text(), "what is gone is replaced"
+
+
+def test_without_the_built_page_it_refuses_and_names_the_way_around(account, unbuilt, capfd):
     assert main(["deploy", "dev"]) == 1
     said = capfd.readouterr().err
     assert "Expected the built page in ui/dist, got none: what synth takes instead is a placeholder." in said
@@ -116,8 +137,7 @@ def test_without_the_built_page_it_refuses_and_names_the_way_around(account, cap
     assert not account.calls.exists(), "nothing was deployed"
 
 
-def test_the_api_alone_gets_the_placeholder_which_replaces_no_page(account, monkeypatch):
-    monkeypatch.setattr("infra.page.page_of_project", lambda: Page(page_of_project().folder, is_built=False))
+def test_the_api_alone_gets_the_placeholder_which_replaces_no_page(account, unbuilt):
     assert main(["deploy", "dev", "--without-page"]) == 0
     assert b"its page was not built" in stored(account.bucket)["index.html"][2]
     s3 = boto3.client("s3", region_name="us-east-1")
@@ -153,7 +173,9 @@ def test_where_the_api_wants_signatures_the_smoke_test_signs_and_so_does_the_cur
         assert request.get_header("Authorization").startswith("AWS4-HMAC-SHA256 Credential=")
         assert "/us-east-1/execute-api/aws4_request" in request.get_header("Authorization")
         assert "x-api-key" in request.get_header("Authorization")
-    assert "curl --aws-sigv4 aws:amz:us-east-1:execute-api --user" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert 'eval "$(aws configure export-credentials --format env)"' in shown, "the keys of a profile are in no variable"
+    assert "curl --aws-sigv4 aws:amz:us-east-1:execute-api --user" in shown
 
 
 def test_an_api_that_does_not_work_is_said_with_where_to_look(api, monkeypatch):
@@ -177,7 +199,7 @@ def test_the_verb_hands_model_and_key_on(verb):
     assert re.search(rf"shutterless {verb} 'prod' --model 'mine' \\\s+--signing-key 'public.pem'", shown)
 
 
-def test_synth_says_what_the_page_is_and_what_the_stage_costs(account, tmp_path, capfd):
+def test_synth_says_what_the_page_is_and_what_the_stage_costs(account, unbuilt, tmp_path, capfd):
     assert main(["synth", "dev", "--out", str(tmp_path / "out")]) == 0
     shown = capfd.readouterr().out
     assert "a placeholder, as there is no ui/dist yet; make deploy refuses it" in shown

@@ -1,9 +1,10 @@
 """shutterless doctor: what is missing on this machine and in the account, each with what mends it. The account is a server."""
 
 import json
+import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -20,22 +21,49 @@ DEV = STAGES["dev"]
 
 @dataclass
 class Account:
-    """What an account answers. bootstrap: its version, None where there is none. is_refused: by its own policies."""
+    """What an account answers. bootstrap: its version, None where there is none. reserved: copies, by function; the stage's are
+    those of its stack. log_role: of API Gateway, which roles are there. is_refused: by its own policies."""
 
     bootstrap: int | None = 28
     concurrency: int = 1000
+    reserved: dict[str, int] = field(default_factory=dict)
+    functions: tuple[str, ...] = ()
+    log_role: str | None = None
+    has_log_role: bool = True
     is_refused: bool = False
 
-    def answer(self, target: str, path: str) -> tuple[int, str]:
-        if self.is_refused and not (path == "/" and not target):
+    def answer(self, target: str, path: str, body: str) -> tuple[int, str]:
+        if self.is_refused and not (path == "/" and not target and "Action=GetCallerIdentity" in body):
             return 400, json.dumps({"__type": "AccessDeniedException", "Message": "no"})
         if target.endswith("GetParameters"):
             found = [] if self.bootstrap is None else [{"Name": BOOTSTRAP, "Type": "String", "Value": str(self.bootstrap)}]
             return 200, json.dumps({"Parameters": found, "InvalidParameters": []})
         if path == "/2016-08-19/account-settings":
-            return 200, json.dumps({"AccountLimit": {"ConcurrentExecutions": self.concurrency}})
+            unreserved = self.concurrency - sum(self.reserved.values())
+            return 200, json.dumps({"AccountLimit": {"ConcurrentExecutions": self.concurrency,
+                                                     "UnreservedConcurrentExecutions": unreserved}})
+        if function := re.fullmatch(r"/2019-09-30/functions/(.+)/concurrency", path):
+            told = self.reserved.get(function[1])
+            return 200, json.dumps({} if told is None else {"ReservedConcurrentExecutions": told})
+        if path == "/account":
+            return 200, json.dumps({"cloudwatchRoleArn": self.log_role})
+        if "Action=GetRole" in body and not self.has_log_role:
+            return 404, "<ErrorResponse><Error><Code>NoSuchEntity</Code><Message>none</Message></Error></ErrorResponse>"
+        if "Action=GetRole" in body:
+            return 200, ("<GetRoleResponse><GetRoleResult><Role><Path>/</Path><RoleName>r</RoleName></Role></GetRoleResult>"
+                         "</GetRoleResponse>")
+        if "Action=DescribeStacks" in body:
+            return 200, stacks_xml(self.functions)
         return 200, ('<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
                      "<Account>123456789012</Account></GetCallerIdentityResult></GetCallerIdentityResponse>")
+
+
+def stacks_xml(functions: tuple[str, ...]) -> str:
+    outputs = "".join(f"<member><OutputKey>N{at}Function</OutputKey><OutputValue>{name}</OutputValue></member>"
+                      for at, name in enumerate(functions))
+    return ("<DescribeStacksResponse><DescribeStacksResult><Stacks><member><StackName>shutterless-dev-service</StackName>"
+            "<StackStatus>UPDATE_COMPLETE</StackStatus><CreationTime>2026-11-01T00:00:00Z</CreationTime>"
+            f"<Outputs>{outputs}</Outputs></member></Stacks></DescribeStacksResult></DescribeStacksResponse>")
 
 
 @pytest.fixture
@@ -44,8 +72,8 @@ def account(monkeypatch, tmp_path) -> Iterator[Account]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, body = told.answer(self.headers.get("X-Amz-Target", ""), self.path)
+            asked = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            status, body = told.answer(self.headers.get("X-Amz-Target", ""), self.path, asked)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -132,6 +160,39 @@ def test_what_is_reserved_needs_a_hundred_copies_beside_it(account):
     assert mends(wanting).keys() == {"concurrency"}
 
 
+def test_what_others_reserved_is_not_the_stage_s_and_what_it_reserved_itself_is(account):
+    wanting = stage(functions={"predict": Function(memory_mb=1769, timeout_s=20, reserved=5)})
+    account.concurrency, account.reserved = 305, {"somebody-s": 200}
+    assert mends(wanting) == {}
+    account.reserved = {"somebody-s": 201}
+    assert mends(wanting).keys() == {"concurrency"}
+    account.reserved, account.functions = {"somebody-s": 200, "shutterless-dev-predict": 5}, ("shutterless-dev-predict:live",)
+    assert mends(wanting) == {}, "a second deploy needs no more than the first"
+    account.reserved["somebody-s"] = 801
+    account.concurrency = 900
+    (command,) = mends(wanting).values()
+    assert "--desired-value 1000 " in command
+    account.reserved["somebody-s"] = 950
+    account.concurrency = 1000
+    (command,) = mends(wanting).values()
+    assert "--desired-value 1055 " in command
+
+
+@pytest.mark.parametrize(("role", "is_there", "says"), [
+    (None, True, "API Gateway has no role for them yet: make deploy brings one"),
+    ("arn:aws:iam::123456789012:role/other-app-CloudWatchRole-1A2B", True,
+     "API Gateway writes them in arn:aws:iam::123456789012:role/other-app-CloudWatchRole-1A2B, which is not Shutterless's: make "
+     "deploy keeps it"),
+    ("arn:aws:iam::123456789012:role/other-app-CloudWatchRole-1A2B", False,
+     "API Gateway has no role for them yet: make deploy brings one"),
+    ("arn:aws:iam::123456789012:role/shutterless-account-ApiLogs7F-1A2B", True,
+     "API Gateway writes them in Shutterless's own role")])
+def test_it_is_told_in_whose_role_api_gateway_logs(account, role, is_there, says):
+    account.log_role, account.has_log_role = role, is_there
+    (check,) = [check for check in check_account(Deployed("dev"), DEV) if check.what == "API logs"]
+    assert (check.says, check.is_well) == (says, True)
+
+
 def test_a_function_larger_than_new_accounts_allow_is_named(account):
     large = stage(functions={"predict": Function(memory_mb=4096, timeout_s=20)})
     assert mends(large) == {}, "an account with the usual quotas has the usual memory"
@@ -142,7 +203,9 @@ def test_a_function_larger_than_new_accounts_allow_is_named(account):
 def test_rights_that_are_missing_are_named(account):
     account.is_refused = True
     assert mends() == {"bootstrap": "let these credentials call ssm:GetParameters, or use others",
-                       "concurrency": "let these credentials call lambda:GetAccountSettings, or use others"}
+                       "concurrency": "let these credentials call lambda:GetAccountSettings, lambda:GetFunctionConcurrency and "
+                                      "cloudformation:DescribeStacks, or use others",
+                       "API logs": "let these credentials call apigateway:GET on /account, or use others"}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -201,6 +202,22 @@ def test_a_refusal_is_one_sentence_with_a_remedy_and_leaves_no_bundle(workplace:
     assert last.startswith("shutterless: ")
     assert words in last
     assert not Path("models", "refused").exists()
+
+
+def test_a_graph_that_is_not_whole_replaces_none_that_is(workplace: Path, capsys, monkeypatch):
+    arguments = ["graph", "net.pth", "--arch", "usernets:Net", "--size", "32", "--out", "land.onnx"]
+    assert main(arguments) == 0
+    former, there = Path("land.onnx").read_bytes(), set(workplace.iterdir())
+
+    def broken_off(path: str, **_: object) -> None:
+        os.truncate(path, 100)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("onnx.checker.check_model", broken_off)
+        assert main(arguments) == 130
+    assert (Path("land.onnx").read_bytes(), set(workplace.iterdir())) == (former, there)
+    assert main(arguments) == 0
 
 
 def test_imagenet_weights_that_torch_has_fetched_bring_labels_and_preprocessing(workplace: Path, capsys, monkeypatch):

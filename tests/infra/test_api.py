@@ -12,6 +12,7 @@ import pytest
 from aws_cdk import aws_lambda as lambda_
 
 import infra.api
+from infra.account import AccountStack
 from infra.stages import STAGES, Stage, Throttle
 from lambdas import query, upload
 from lambdas.predictions import Predictions
@@ -291,3 +292,11 @@ def test_the_role_for_logs_is_shared_and_outlives_every_stage():
     account = synthesized("dev").templates["Account"]
     assert {resource["Type"] for resource in account["Resources"].values()} == {"AWS::IAM::Role", "AWS::ApiGateway::Account"}
     assert all(synthesized(stage).templates["Account"] == account for stage in STAGES)
+
+
+def test_a_role_for_logs_that_others_made_stays_the_account_s():
+    app, role = cdk.App(analytics_reporting=False), "arn:aws:iam::123456789012:role/others"
+    AccountStack(app, "Account", log_role=role)
+    resources = app.synth().get_stack_artifact("Account").template["Resources"].values()
+    assert [each for each in resources if each["Type"].startswith(("AWS::IAM", "AWS::Api"))] == [
+        {"Type": "AWS::ApiGateway::Account", "Properties": {"CloudWatchRoleArn": role}}]

@@ -71,6 +71,34 @@ def test_what_all_stages_share_goes_with_the_last_of_them(account):
     assert names(account) == set()
 
 
+def log_in(name: str) -> str:
+    """Make a role, and let API Gateway log in it; its ARN."""
+    role = boto3.client("iam", region_name="us-east-1").create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    boto3.client("apigateway", region_name="us-east-1").update_account(
+        patchOperations=[{"op": "replace", "path": "/cloudwatchRoleArn", "value": role}])
+    return str(role)
+
+
+def test_the_role_that_other_apis_have_come_to_log_in_outlives_the_last_stage(account, capsys):
+    stack(account, "shutterless-dev-data", Uploads=BUCKET)
+    stack(account, "shutterless-account", Shared=BUCKET)
+    log_in("shutterless-account-ApiLogs-1A2B")
+    boto3.client("apigateway", region_name="us-east-1").create_rest_api(name="somebody else's")
+    assert main(["destroy", "dev"]) == 0
+    assert names(account) == {"shutterless-account"}
+    assert "logs of other APIs in us-east-1: the stack shutterless-account" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("role", ["shutterless-account-ApiLogs-1A2B", "somebody-else-s"])
+def test_a_role_that_no_other_api_logs_in_goes_with_the_last_stage(account, role):
+    stack(account, "shutterless-account", Shared=BUCKET)
+    log_in(role)
+    if role == "somebody-else-s":
+        boto3.client("apigateway", region_name="us-east-1").create_rest_api(name="somebody else's")
+    assert main(["destroy", "dev"]) == 0
+    assert names(account) == set()
+
+
 def test_destroying_what_is_not_there_is_no_error(account, capsys):
     assert main(["destroy", "dev"]) == 0
 

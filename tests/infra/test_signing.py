@@ -1,7 +1,9 @@
 """A deploy with a signing key: the functions are built with it, by the hash that make images gives, and take a signed bundle."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import aws_cdk as cdk
@@ -52,6 +54,10 @@ def test_the_key_goes_into_the_image_that_opens_bundles_and_the_signature_beside
     keys = [place["objectKey"] for each in assets["files"].values() for place in each["destinations"].values()]
     assert sorted(key.rpartition("/")[2] for key in keys if key.startswith("models/")) == [
         "manifest.json", "model.onnx", "model.sig"]
+    output = json.loads((tmp_path / "out/Service.template.json").read_text())["Outputs"]["SigningKey"]
+    (command,) = re.findall(": (openssl .*)", output["Description"])
+    shown = subprocess.run(["sh", "-c", command], cwd=project, capture_output=True, text=True, check=True).stdout
+    assert output["Value"] == f"sha256:{shown.split()[-1]}", "what the description says shows whose key it is"
 
 
 def test_another_key_makes_another_image(project):

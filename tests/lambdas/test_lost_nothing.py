@@ -131,7 +131,9 @@ def during(container: Container, happens, *, at: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Results, "finish", finish_or)
 
 
-def failed_of(reply: dict) -> list[str]:
+def left_of(events: list, container: Container, *, receives: int = 1) -> list[str]:
+    """The messages that infer wants again when these are delivered for the `receives`th time."""
+    reply = infer(sqs_event(*events, receives=receives), Context(), container)
     return [failure["itemIdentifier"] for failure in reply["batchItemFailures"]]
 
 
@@ -147,11 +149,11 @@ def test_a_database_that_goes_away_in_the_middle_of_a_batch_costs_a_retry_and_no
     events, ids = waiting
     container = open_container()
     during(container, getattr(restless, end), at=6, monkeypatch=monkeypatch)
-    failed = failed_of(infer(sqs_event(*events), Context(), container))
+    failed = left_of(events, container)
     assert failed == [f"m{n}" for n in range(5, 12)], "five rows were committed, and only their messages acknowledged"
-    assert failed_of(infer(sqs_event(*events[5:], receives=2), Context(), container)) == [f"m{n}" for n in range(7)]
+    assert left_of(events[5:], container, receives=2) == [f"m{n}" for n in range(7)]
     restless.start()
-    assert failed_of(infer(sqs_event(*events[5:], receives=3), Context(), container)) == []
+    assert left_of(events[5:], container, receives=3) == []
     assert_all_done_once(restless, ids)
 
 
@@ -161,8 +163,8 @@ def test_connections_that_the_server_ends_are_renewed(restless, open_container, 
     end_all = ("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")
     during(container, lambda: restless.run(end_all), at=3, monkeypatch=monkeypatch)
-    left = failed_of(infer(sqs_event(*events), Context(), container))
-    assert failed_of(infer(sqs_event(*(events[int(name[1:])] for name in left), receives=2), Context(), container)) == []
+    left = left_of(events, container)
+    assert left_of([events[int(name[1:])] for name in left], container, receives=2) == []
     assert_all_done_once(restless, ids)
 
 
@@ -173,12 +175,12 @@ def test_after_a_failover_to_a_server_that_only_reads_the_connection_is_made_ane
     restless.run("SELECT pg_reload_conf()")
     try:
         for receives in (1, 2):
-            assert len(failed_of(infer(sqs_event(*events, receives=receives), Context(), container))) == len(events)
+            assert len(left_of(events, container, receives=receives)) == len(events)
     finally:
         with psycopg.connect(restless.url, autocommit=True, options="-c default_transaction_read_only=off") as connection:
             connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
             connection.execute("SELECT pg_reload_conf()")
-    assert failed_of(infer(sqs_event(*events, receives=3), Context(), container)) == []
+    assert left_of(events, container, receives=3) == []
     assert_all_done_once(restless, ids)
 
 
@@ -188,10 +190,10 @@ def test_a_database_that_stands_still_is_given_up_and_found_again(restless, open
     container = open_container()
     restless.freeze()
     try:
-        assert len(failed_of(infer(sqs_event(*events), Context(), container))) == len(events)
+        assert len(left_of(events, container)) == len(events)
     finally:
         restless.thaw()
-    assert failed_of(infer(sqs_event(*events, receives=2), Context(), container)) == []
+    assert left_of(events, container, receives=2) == []
     assert_all_done_once(restless, ids)
 
 
@@ -201,8 +203,8 @@ def test_a_row_that_another_session_locks_is_waited_for_and_then_retried(restles
     container = open_container()
     with psycopg.connect(restless.url) as connection:
         connection.execute("SELECT * FROM results WHERE request_id = %s FOR UPDATE", [ids[0]])
-        assert "m0" in failed_of(infer(sqs_event(*events), Context(), container))
-    assert failed_of(infer(sqs_event(*events, receives=2), Context(), container)) == []
+        assert "m0" in left_of(events, container)
+    assert left_of(events, container, receives=2) == []
     assert_all_done_once(restless, ids)
 
 
@@ -211,7 +213,7 @@ def test_an_idle_session_that_the_server_ended_is_opened_again(restless, open_co
     events, ids = waiting
     container = open_container()
     time.sleep(0.6)
-    assert failed_of(infer(sqs_event(*events), Context(), container)) == []
+    assert left_of(events, container) == []
     assert_all_done_once(restless, ids)
 
 

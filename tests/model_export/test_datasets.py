@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -9,6 +13,7 @@ from model_export.datasets import find_pictures, names_digest, prepare, split
 from model_export.errors import ExportError
 from shutterless.manifests import InputSpec
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.needs("torch")
 
 
@@ -53,6 +58,39 @@ def test_prepared_pictures_are_what_serving_would_see(class_folders: Path, tmp_p
     assert np.array_equal(pixels[5], expected)
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from model_export.datasets import find_pictures, prepare
+from shutterless.manifests import InputSpec
+
+told = getattr(signal, sys.argv[3])
+prepare(find_pictures(sys.argv[1]), InputSpec(size=16), Path(sys.argv[2]), lambda n: os.kill(os.getpid(), told))
+"""
+
+
+def preparing(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", KILLED, *map(str, arguments)], cwd=ROOT)
+
+
+def test_what_a_killed_process_left_is_gone_after_the_next_one(class_folders: Path, tmp_path: Path):
+    assert preparing(class_folders, tmp_path, "SIGKILL").wait() == -signal.SIGKILL
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+    prepare(find_pictures(class_folders), InputSpec(size=16), tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
+def test_what_another_process_is_still_writing_stays(class_folders: Path, tmp_path: Path):
+    other = preparing(class_folders, tmp_path, "SIGSTOP")
+    try:
+        os.waitpid(other.pid, os.WUNTRACED)
+        prepare(find_pictures(class_folders), InputSpec(size=24), tmp_path)
+        assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy", ".tmp"]
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path):
     for kind in ("a", "b"):
         (tmp_path / kind).mkdir()
@@ -86,4 +124,5 @@ def test_eurosat_is_read_from_its_official_zip(eurosat_zip: Path):
     assert len(pictures.labels) == 10
     assert "SeaLake" in pictures.labels
     assert len(pictures.names) >= 24_300
-test_eurosat_is_read_from_its_official_zip.pytestmark = [pytest.mark.needs("eurosat")]
+test_eurosat_is_read_from_its_official_zip.ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.needs("eurosat")]

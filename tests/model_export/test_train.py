@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,21 @@ def test_a_training_that_was_stopped_goes_on_to_the_very_same_weights(training, 
     assert set(seen) == {1, 2}
     straight, resumed = (torch.load(folder / "weights.pth", weights_only=True) for folder in (run, tmp_path))
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_weights_whose_writing_is_broken_off_stay_as_they_were(training, run: Path, tmp_path: Path, monkeypatch):
+    from model_export.train import train
+
+    def save_half(content: object, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    monkeypatch.setattr("torch.save", save_half)
+    with pytest.raises(KeyboardInterrupt):
+        train(training, folder, run / "prepared")
+    assert (folder / "weights.pth").read_bytes() == (run / "weights.pth").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in run.iterdir()}
 
 
 def test_other_settings_do_not_go_on_in_the_same_folder(training, run: Path):

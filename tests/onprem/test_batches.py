@@ -135,7 +135,7 @@ def test_more_forms_than_are_bounded_are_told_to_come_back(open_door, jpeg) -> N
 
 
 def test_a_batch_that_comes_too_slowly_is_given_up(open_door, monkeypatch) -> None:
-    monkeypatch.setattr("onprem.intake.GRACE_S", 0.3)
+    monkeypatch.setattr("onprem.rooms.GRACE_S", 0.3)
     client = open_door()
     address = urlsplit(str(client.base_url))
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:

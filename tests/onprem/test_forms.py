@@ -2,10 +2,12 @@ import base64
 import contextlib
 import json
 import re
+import select
 import socket
 import sqlite3
 import stat
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -61,14 +63,93 @@ def test_a_form_that_is_sent_many_times_at_once_is_one_row_with_one_answer(open_
 
 def test_clients_without_a_signature_that_send_slowly_keep_no_form_out(open_door, jpeg, settle) -> None:
     client = open_door(max_waiting=2, api_keys=("key",), headers={"x-api-key": "key"})
-    form, address = announced(client, jpeg("green")), urlsplit(str(client.base_url))
+    form = announced(client, jpeg("green"))
     with contextlib.ExitStack() as slow:
         for _ in range(50):
-            connection = slow.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))
-            connection.sendall(b"POST /uploads/form HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-                               b"Content-Length: 3000\r\n\r\n--b\r\nContent-Disposition: form-data; name=key\r\n\r\nupl")
+            slow.enter_context(begun(client, b"--b\r\nContent-Disposition: form-data; name=key\r\n\r\nupl"))
         assert post(client, form, jpeg("green")).status_code == 204
     assert settle(client, form["request_id"])["predicted_label"] == "green"
+
+
+def test_what_comes_without_a_signature_is_little_and_keeps_no_form_out(open_door, jpeg) -> None:
+    client = open_door(max_waiting=2, max_bytes=20_000, api_keys=("key",), headers={"x-api-key": "key"})
+    form = announced(client, jpeg())
+    field = b"--b\r\nContent-Disposition: form-data; name=x\r\n\r\n" + b"x" * 7_000 + b"\r\n"
+    with contextlib.ExitStack() as unsigned:
+        many = [unsigned.enter_context(begun(client, field * 2)) for _ in range(20)]
+        wait_for(lambda: client.door.tallies.in_flight == len(many))
+        assert post(client, form, jpeg()).status_code == 204
+        assert client.door.form_spools.held_bytes == client.door.form_spools.requests == 0
+        for connection in many:
+            connection.sendall(field)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 422 ")
+
+
+def test_a_form_takes_one_place_however_often_it_is_begun(open_door, jpeg, settle) -> None:
+    client = open_door(max_waiting=2)
+    form, other, spools = announced(client, jpeg()), announced(client, jpeg("green")), client.door.form_spools
+    with begun(client, signed(form) + jpeg()[:10]):
+        wait_for(lambda: spools.requests == 1)
+        for _ in range(4):
+            with begun(client, signed(form) + jpeg()[:10]) as again:
+                said = told(again)
+                assert said.startswith(b"HTTP/1.1 503 ")
+                assert b"retry-after: 1\r\n" in said
+                assert b"This picture is being received already" in said
+        assert spools.requests == 1
+        assert post(client, other, jpeg("green")).status_code == 204
+    wait_for(lambda: spools.requests == 0)  # the connection broke
+    assert post(client, form, jpeg()).status_code == 204
+    assert [settle(client, one["request_id"])["predicted_label"] for one in (form, other)] == ["red", "green"]
+
+
+def test_forms_that_come_slowly_give_way_and_can_be_sent_again(open_door, jpeg, monkeypatch) -> None:
+    client = open_door(max_waiting=2)
+    slow, other, spools = [announced(client, jpeg()) for _ in range(2)], announced(client, jpeg()), client.door.form_spools
+    with contextlib.ExitStack() as connections:
+        slowly = [connections.enter_context(begun(client, signed(form) + jpeg()[:10])) for form in slow]
+        wait_for(lambda: spools.requests == 2)
+        assert post(client, other, jpeg()).status_code == 503, "they are not slow yet"
+        monkeypatch.setattr("onprem.rooms.FAIR_S", 0.0)
+        assert post(client, other, jpeg()).status_code == 204
+        wait_for(lambda: spools.requests == 1)
+        said = told(select.select(slowly, [], [], 20)[0][0])
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"Others needed the room" in said
+    wait_for(lambda: spools.requests == spools.held_bytes == 0)
+    assert [post(client, form, jpeg()).status_code for form in slow] == [204, 204]
+
+
+def signed(form: dict) -> bytes:
+    """The beginning of a form's body, up to its picture."""
+    fields = "".join(f"--b\r\nContent-Disposition: form-data; name={name}\r\n\r\n{value}\r\n"
+                     for name, value in form["fields"].items())
+    return fields.encode() + b"--b\r\nContent-Disposition: form-data; name=file; filename=a.jpg\r\n\r\n"
+
+
+def begun(client: httpx.Client, body: bytes) -> socket.socket:
+    """A connection on which this much of a form has been sent."""
+    address = urlsplit(str(client.base_url))
+    connection = socket.create_connection((address.hostname, address.port), timeout=20)
+    connection.sendall(b"POST /uploads/form HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                       b"Content-Length: 22000\r\n\r\n" + body)
+    return connection
+
+
+def told(connection: socket.socket) -> bytes:
+    """A problem, whole."""
+    said = connection.recv(65_536)
+    while not said.endswith(b"}"):
+        said += connection.recv(65_536)
+    return said
+
+
+def wait_for(happened) -> None:
+    for _ in range(1000):
+        if happened():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
 
 
 def test_the_policy_holds_key_type_size_and_time(client, jpeg) -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from onprem.rooms import Pace
 from shutterless.classifier import Classifier
 
 CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
@@ -56,7 +58,7 @@ def test_a_client_that_sends_all_before_it_reads_still_learns_why_it_was_refused
 
 
 def test_a_body_that_comes_too_slowly_gives_its_place_back(open_door, monkeypatch, jpeg) -> None:
-    monkeypatch.setattr("onprem.intake.GRACE_S", 0.3)
+    monkeypatch.setattr("onprem.rooms.GRACE_S", 0.3)
     client = open_door(max_waiting=1)
     with raw(client, "Content-Length: 1000", b"x") as connection:
         assert status(connection) == 408
@@ -83,12 +85,51 @@ def test_clients_that_send_slowly_keep_nobody_out(open_door, jpeg) -> None:
 
 
 def test_bytes_that_came_fast_earn_no_long_silence(open_door, jpeg, monkeypatch) -> None:
-    monkeypatch.setattr("onprem.intake.GRACE_S", 0.5)
+    monkeypatch.setattr("onprem.rooms.GRACE_S", 0.5)
     client = open_door()
     with raw(client, "Content-Length: 2000000", bytes(1_999_999)) as silent:  # at 10,000 bytes/s, 200 s
         wait_for(lambda: client.door.intake.held_bytes > 0)
         assert status(silent) == 408
     wait_for(lambda: client.door.intake.held_bytes == 0)
+
+
+def test_bytes_that_came_fast_are_not_held_for_long_with_one_now_and_then(open_door, monkeypatch) -> None:
+    monkeypatch.setattr("onprem.rooms.GRACE_S", 1.0)
+    client = open_door()
+    with raw(client, "Content-Length: 2000000", bytes(1_999_000)) as dribbling:
+        wait_for(lambda: client.door.intake.held_bytes == 1_999_000)
+        for _ in range(100):
+            dribbling.sendall(b"x")
+            if select.select([dribbling], [], [], 0.1)[0]:
+                break
+        else:
+            raise AssertionError("nobody lost patience")
+        assert status(dribbling) == 408
+
+
+def test_who_comes_slowly_gives_way_when_others_find_no_room(open_door, jpeg, monkeypatch) -> None:
+    client = open_door(max_bytes=100_000)
+    intake = client.door.intake
+    intake.max_held_bytes = 200_000
+    with raw(client, "Content-Length: 200000", bytes(199_000)) as slow:
+        wait_for(lambda: intake.held_bytes == 199_000)
+        assert client.post("/predict", content=bytes(2000)).status_code == 503, "it is not slow yet"
+        monkeypatch.setattr("onprem.rooms.FAIR_S", 0.0)
+        assert client.post("/predict", content=jpeg("blue") + bytes(2000)).json()["label"] == "blue"
+        assert status(slow) == 503
+    wait_for(lambda: intake.held_bytes == 0)
+
+
+def test_who_keeps_a_steady_speed_is_waited_for_and_gives_way_to_nobody() -> None:
+    pace = Pace(10, now_s=0.0)
+    for second in range(1, 100):
+        pace.came(10, second)
+        assert pace.ends_s(20) == second + 20
+    pace.came(10_000, 100)
+    assert pace.ends_s(20) == 120, "what came faster earns no rest"
+    pace.came(1, 110)
+    pace.came(1, 115)
+    assert pace.ends_s(20) == pytest.approx(120.2)
 
 
 def test_above_max_waiting_requests_are_told_to_come_back(open_door, jpeg, monkeypatch) -> None:

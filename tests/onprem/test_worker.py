@@ -1,6 +1,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pytest
 
@@ -10,6 +11,7 @@ from shutterless.errors import Unavailable
 from shutterless.pictures import Limits
 from shutterless.settings import Settings
 from shutterless.shelf import Shelf
+from shutterless.uploads import NEVER_ARRIVED
 
 
 @pytest.fixture
@@ -131,6 +133,24 @@ def test_an_upload_wakes_the_worker_at_once(storage, models_dir, jpeg) -> None:
         worker.wake()
         assert settled(storage, "new").status == "done"
         worker.stop()
+
+
+def test_many_forms_that_are_over_at_once_keep_no_picture_waiting_for_long(storage, worker, jpeg, monkeypatch) -> None:
+    """Told by a clock on which each look at it takes 0.1 s."""
+    from shutterless.expiry import AT_ONCE
+    from shutterless.results import Arrival
+
+    for number in range(10 * AT_ONCE):
+        storage.results.add_pending(f"over{number}", Arrival(object_key=f"uploads/classify/{number}.jpg"), expected_s=-1)
+    add(storage, "came", jpeg("green"))
+    ticks, claim, left = count(step=0.1), storage.results.claim, []
+    monkeypatch.setattr("shutterless.expiry.monotonic", lambda: next(ticks))
+    monkeypatch.setattr(storage.results, "claim", lambda *how: left.append(storage.results.count_expected(1_000)) or claim(*how))
+    worker.start()
+    assert settled(storage, "came").predicted_label == "green"
+    assert left[0] >= 8 * AT_ONCE
+    assert settled(storage, f"over{10 * AT_ONCE - 1}").error == NEVER_ARRIVED
+    assert storage.results.count_expected(1_000) == 0
 
 
 def test_stopping_finishes_what_was_taken(storage, worker, jpeg, monkeypatch) -> None:

@@ -15,7 +15,8 @@ from rehearsal.emulator_process import KEY, REGION, Place
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """For tests marked `needs("docker", "emulator")`."""
-    place = emulator_process.free_place(bridge_address())
+    with emulator_process.free_place(bridge_address()) as place:
+        pass
     process = emulator_process.start(place, tmp_path_factory.mktemp("emulator"), postgres="none")
     yield place
     emulator_process.stop(place, process)

@@ -2,18 +2,22 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from rehearsal import emulator_process, play, project
+from rehearsal import emulator_process, play, project, traces
 from rehearsal.account import Account
 from rehearsal.emulator_process import Place
-from rehearsal.watched import CheckFailed
+from rehearsal.traces import read_traces
+from rehearsal.watched import CheckFailed, Steps
 
 
 def test_sigterm_is_as_ctrl_c_and_both_are_deaf_while_things_are_taken_away():
@@ -39,6 +43,29 @@ def test_an_emulator_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch
         process.stdout.readline()
         emulator_process.stop(Place("127.0.0.1", 1), process)
     assert process.returncode == -signal.SIGKILL
+
+
+class _BuiltError(Exception):
+    pass
+
+
+def test_while_postgresql_s_image_is_built_no_other_program_gets_the_emulator_s_port(tmp_path: Path, monkeypatch):
+    def build_postgres(*_: object) -> None:
+        place = read_traces().place
+        for address in ("127.0.0.1", place.address):
+            with pytest.raises(OSError, match="in use"), socket.create_server((address, place.port)):
+                pass
+        raise _BuiltError
+
+    for module, names in ((traces, {"STATE": tmp_path, "NOTE": tmp_path / "run.json"}), (play, {
+            "RUN": tmp_path / "run", "bridge_address": lambda: "127.0.0.2", "image_names": set, "build_postgres": build_postgres,
+            "_leave_nothing": lambda *_, **__: None})):
+        for name, value in names.items():
+            monkeypatch.setattr(module, name, value)
+    with pytest.raises(_BuiltError), ExitStack() as ending:
+        play._play(Steps(Console(quiet=True)), ending, keep=False, base_image="")
+    with socket.create_server(("127.0.0.1", read_traces().place.port)):
+        pass
 
 
 def test_the_copy_holds_what_a_deploy_reads_and_its_edit_is_not_ours(tmp_path: Path):

@@ -138,6 +138,19 @@ def test_a_picture_that_never_came_is_failed_once_and_only_while_it_is_pending(r
     assert results.get("b").predicted_label == "Forest"
 
 
+def test_only_what_is_still_expected_is_given_up_together(results, clock):
+    for request_id in ("late", "later", "came", "deleted"):
+        results.add_pending(request_id, UPLOAD, expected_s=0)
+    results.add_pending("waits", UPLOAD)
+    assert [results.count_expected(most) for most in (1, 4, 100)] == [1, 4, 4]
+    results.arrive("came")
+    results.delete("deleted")
+    assert results.expire_expected(["late", "later", "came", "deleted", "waits", "nobody"], GAVE_UP) == 2
+    assert [results.get(name).status for name in ("late", "later", "came", "waits")] == ["failed", "failed", "pending", "pending"]
+    assert (results.get("late").error, results.get("late").finished_at) == (GAVE_UP, clock.time)
+    assert results.expire_expected([], GAVE_UP) == results.count_expected(100) == 0
+
+
 def test_what_was_read_is_recorded_but_a_row_that_was_deleted_is_not_made_again(results):
     read = Arrival(object_key="uploads/classify/a.jpg", object_version="v2", content_type="image/png", true_label="other")
     results.add_pending("a", UPLOAD)
