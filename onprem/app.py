@@ -28,12 +28,13 @@ NOBODY_LISTENS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": F
 def create_app(settings: Settings) -> FastAPI:
     """The app, its default model open and warm. Raises BadBundle or NotFound when that model must not be served,
     BadSettings for a file of keys without one."""
-    app = describe()
+    keys = Keys(settings.api_keys, settings.api_keys_file)
+    app = describe(locked=not keys.is_open)
     app.state.door = build_door(settings)
     app.state.door.tallies.paths = plain_paths()
     answers.handle_errors(app)
     app.add_middleware(predictions.Shortcut)
-    app.add_middleware(Envelope, keys=Keys(settings.api_keys, settings.api_keys_file), metrics_key=settings.metrics_key,
+    app.add_middleware(Envelope, keys=keys, metrics_key=settings.metrics_key,
                        rates=Rates(settings.rate_per_s, settings.rate_burst), tallies=app.state.door.tallies)
     app.add_middleware(Lingering)
     if settings.cors_origins:  # what is added last is outermost: a preflight needs no key, and errors carry CORS
@@ -43,13 +44,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def describe() -> FastAPI:
-    """The app with its routes, and nothing behind them."""
+def describe(*, locked: bool = True) -> FastAPI:
+    """The app with its routes, and nothing behind them. locked: whether its document asks for a key."""
     app = FastAPI(title="Shutterless", version=__version__, description="One picture in, one label out.",
                   docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan, telemetry=NOBODY_LISTENS)
     for module in MODULES:
         app.include_router(module.routes)
-    app.openapi = lambda: docs.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: docs.document(app, locked=locked)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 

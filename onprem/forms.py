@@ -31,7 +31,7 @@ routes = APIRouter()
 
 
 @routes.post("/uploads", tags=["results"], status_code=201, openapi_extra=ANNOUNCEMENT,
-             responses=answers(Form, 408, 413, 415, 422, success=201))
+             responses=answers(Form, 408, 413, 415, 422, success=201, kept=True))
 async def give_form(request: Request) -> Response:
     """Announce one picture: the answer is a form that takes exactly this picture, for a quarter of an hour and without a key, and
     its result is pending from now on. The way for pictures beyond `max_inline_bytes`, and for browsers."""

@@ -15,7 +15,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 
 from onprem.answers import json_answer, problem_answer, request_id_of
-from onprem.docs import ON_PREM, answers
+from onprem.docs import ON_PREM, OPEN, answers
 from onprem.door import Door, door_of
 from onprem.schemas import Alive, Health, Ready
 from shutterless import __version__
@@ -68,7 +68,7 @@ def _asking() -> CapacityLimiter:
     return CapacityLimiter(1)
 
 
-@routes.get("/health", tags=["service"], responses=answers(Health))
+@routes.get("/health", tags=["service"], openapi_extra=OPEN, responses=answers(Health))
 async def health(request: Request) -> Response:
     """Is it alive, is it ready, and how large a picture does it take. Needs no key."""
     door = door_of(request)
@@ -77,13 +77,13 @@ async def health(request: Request) -> Response:
                         "max_inline_bytes": door.limits.max_bytes, "version": __version__})
 
 
-@routes.get("/health/live", tags=[ON_PREM], responses=answers(Alive))
+@routes.get("/health/live", tags=[ON_PREM], openapi_extra=OPEN, responses=answers(Alive))
 async def live(request: Request) -> Response:
     """Whether it answers: if not, start it anew. Needs no key, and asks nothing else."""
     return json_answer({"status": "ok"})
 
 
-@routes.get("/health/ready", tags=[ON_PREM], responses=answers(Ready))
+@routes.get("/health/ready", tags=[ON_PREM], openapi_extra=OPEN, responses=answers(Ready))
 async def ready(request: Request) -> Response:
     """Whether requests should be sent here: 503 while the database is away. Needs no key."""
     checks = await _checks(door_of(request))

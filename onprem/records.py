@@ -7,10 +7,9 @@ from enum import Enum
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import JsonValue
 
 from onprem.answers import json_answer
-from onprem.docs import PICTURE_ANSWER, answers
+from onprem.docs import PICTURE_ANSWER, answers, fillable
 from onprem.door import door_of
 from onprem.machine import system_resources
 from onprem.schemas import Records, Stats
@@ -18,7 +17,12 @@ from shutterless import records
 from shutterless.statuses import STATUSES
 
 RESULTS: list[str | Enum] = ["results"]  # the tag
-TIME: dict[str, JsonValue] = {"format": "date-time"}
+ANY = fillable(type="string")
+NUMBER = fillable(type="integer", minimum=1, maximum=records.MAX_NUMBER)
+LIMIT = fillable(type="integer", minimum=1, maximum=records.MAX_PAGE, default=records.PAGE)
+BUCKET = fillable(type="integer", minimum=1, maximum=records.MAX_BUCKET_S, default=records.BUCKET_S)
+STATUS = fillable(type="string", enum=[*STATUSES])
+TIME = fillable(type="string", format="date-time")
 
 routes = APIRouter()
 RequestId = Annotated[str, Path(min_length=1, max_length=200)]
@@ -27,11 +31,11 @@ RequestId = Annotated[str, Path(min_length=1, max_length=200)]
 @routes.get("/results", tags=RESULTS, responses=answers(Records, 404, 422, 503))
 def results(request: Request,
             request_id: Annotated[str | None, Query(description="This one result only")] = None,
-            id: Annotated[str | None, Query(description="This one result only, by its number")] = None,
-            limit: Annotated[int, Query(ge=1, le=100)] = records.PAGE,
-            cursor: Annotated[str | None, Query(description="next_cursor of the page before")] = None,
-            label: Annotated[str | None, Query(description="Only this predicted label")] = None,
-            status: Annotated[str | None, Query(json_schema_extra={"enum": [*STATUSES]})] = None,
+            id: Annotated[str | None, Query(description="This one result only, by its number", json_schema_extra=NUMBER)] = None,
+            limit: Annotated[str | None, Query(json_schema_extra=LIMIT)] = None,
+            cursor: Annotated[str | None, Query(description="next_cursor of the page before", json_schema_extra=ANY)] = None,
+            label: Annotated[str | None, Query(description="Only this predicted label", json_schema_extra=ANY)] = None,
+            status: Annotated[str | None, Query(json_schema_extra=STATUS)] = None,
             from_: Annotated[str | None, Query(alias="from", description="Earliest arrival", json_schema_extra=TIME)] = None,
             to: Annotated[str | None, Query(description="Arrival before this", json_schema_extra=TIME)] = None,
             ) -> Response:
@@ -59,8 +63,8 @@ def delete(request: Request, request_id: RequestId) -> Response:
 
 @routes.get("/stats", tags=["service"], responses=answers(Stats, 422, 503))
 def stats(request: Request,
-          bucket: Annotated[int, Query(ge=1, le=records.MAX_BUCKET_S, description="Seconds of one step of latency")]
-          = records.BUCKET_S) -> Response:
+          bucket: Annotated[str | None, Query(description="Seconds of one step of latency", json_schema_extra=BUCKET)] = None,
+          ) -> Response:
     """How many, of which labels, how fast, how right, and what this machine is doing."""
     counted = records.statistics(door_of(request).storage.results, request.query_params)
     return json_answer(counted | {"system_resources": system_resources()})

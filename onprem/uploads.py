@@ -11,9 +11,10 @@ from starlette.concurrency import run_in_threadpool
 
 from onprem.answers import json_answer, request_id_of
 from onprem.batching import Ready
-from onprem.docs import ON_PREM, PICTURE, answers
+from onprem.docs import KEPT_PICTURE, ON_PREM, TASK, TRUE_LABEL, answers, fillable
 from onprem.door import Door, door_of
 from onprem.machine import system_resources
+from onprem.predictions import MODEL
 from onprem.schemas import Receipt, Uploaded
 from shutterless.bodies import read_submission
 from shutterless.classifier import TOP, Answer
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
     from shutterless.results import Record
 
 routes = APIRouter()
-TrueLabel = Annotated[str | None, Query(description="What the picture really shows")]
+Task = Annotated[str | None, Query(json_schema_extra=fillable(**TASK))]
+Model = Annotated[str | None, Query(description=MODEL, json_schema_extra=fillable(type="string"))]
+TrueLabel = Annotated[str | None, Query(description="What the picture really shows", json_schema_extra=fillable(**TRUE_LABEL))]
 
 
-@routes.post("/upload-image", tags=["results"], status_code=202, openapi_extra=PICTURE,
-             responses=answers(Receipt, 400, 404, 408, 413, 415, 422, success=202))
-async def upload_image(request: Request, task: Annotated[str | None, Query()] = None,
-                       model: Annotated[str | None, Query()] = None, true_label: TrueLabel = None) -> Response:
+@routes.post("/upload-image", tags=["results"], status_code=202, openapi_extra=KEPT_PICTURE,
+             responses=answers(Receipt, 400, 404, 408, 413, 415, 422, success=202, kept=True))
+async def upload_image(request: Request, task: Task = None, model: Model = None,
+                       true_label: TrueLabel = None) -> Response:
     """Keep one picture, to be classified soon: GET /results?request_id= has the answer."""
     door = door_of(request)
     asked = {"task": task, "model": model, "true_label": true_label}
@@ -59,9 +62,9 @@ def _keep(door: Door, request_id: str, asked: dict[str, str | None], content_typ
     return upload.receipt(request_id, door.storage.bucket)
 
 
-@routes.post("/upload", tags=[ON_PREM], openapi_extra=PICTURE,
-             responses=answers(Uploaded, 400, 404, 408, 413, 415, 422))
-async def upload(request: Request, model: Annotated[str | None, Query()] = None, true_label: TrueLabel = None) -> Response:
+@routes.post("/upload", tags=[ON_PREM], openapi_extra=KEPT_PICTURE,
+             responses=answers(Uploaded, 400, 404, 408, 413, 415, 422, kept=True))
+async def upload(request: Request, model: Model = None, true_label: TrueLabel = None) -> Response:
     """Classify one picture, keep both, and answer when they are recorded."""
     door = door_of(request)
     content_type, asked = request.headers.get("content-type", ""), {"model": model, "true_label": true_label}

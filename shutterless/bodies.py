@@ -85,9 +85,11 @@ def _from_json(body: bytes) -> Submission:
                          '{"image_base64": "..."} or another content type.') from error
     if not isinstance(document, dict):
         raise BadRequest('The body: expected a JSON object, got another value. Send {"image_base64": "..."}.')
-    name = next((name for name in IMAGE_FIELDS if name in document), None)
-    if name is None:
-        raise BadRequest('The body: expected a field `image_base64`, got none. Send {"image_base64": "..."}.')
+    names = [name for name in IMAGE_FIELDS if name in document]
+    if len(names) != 1:
+        raise BadRequest(f"The body: expected a field `image_base64`, got {' and '.join(names) or 'none'}. "
+                         'Send {"image_base64": "..."}.')
+    name = names[0]
     fields = dict(_fields((key, value) for key, value in document.items() if key not in IMAGE_FIELDS))
     filename = fields.pop("filename", None)
     return Submission(picture=from_base64(name, document[name]), fields=fields,

@@ -15,6 +15,8 @@ UNKNOWN = "There is no result with this request_id. Take the request_id from the
 PAGE = 20  # records
 BUCKET_S = 3600
 MAX_BUCKET_S = 31 * 86_400
+MAX_PAGE = 100
+MAX_NUMBER = 10**12 - 1
 RETRY_AFTER_S = 1
 # Of a stored picture: a browser shows it as what it is, or not at all, and runs nothing in it.
 PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox",
@@ -23,23 +25,32 @@ PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy
 
 def find(results: Results, asked: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """GET /results: its body and headers, by the fields of the query: `request_id`, else `id`, else `limit`, `cursor`,
-    `label`, `status`, `from`, `to`, where an empty one counts as not filled in. Raises NotFound, BadRequest."""
-    from shutterless.results import parse_time
+    `label`, `status`, `from`, `to`, where an empty one counts as not filled in. Raises NotFound, BadRequest: also for a field
+    that plays no part."""
+    from shutterless.results import expect_status, parse_time
 
-    limit = _integer(asked, "limit", PAGE, 100)
-    if "request_id" in asked or asked.get("id"):
-        record = existing(results, asked["request_id"]) if "request_id" in asked else _numbered(results, asked)
-        headers = {"retry-after": str(RETRY_AFTER_S)} if record.status == "pending" else {}
-        return {"count": 1, "results": [record.to_json_dict()]}, headers
+    limit = _integer(asked, "limit", PAGE, MAX_PAGE)
+    number = _read("id", asked["id"], MAX_NUMBER) if asked.get("id") else None
     from_, to = (parse_time(asked[name], name) if asked.get(name) else None for name in ("from", "to"))
+    status = asked.get("status") or None
+    expect_status(status)
+    if "request_id" in asked:
+        return _alone(existing(results, asked["request_id"]))
+    if number is not None:
+        return _alone(_numbered(results, number))
     page = results.page(limit=limit, cursor=asked.get("cursor") or None, label=asked.get("label") or None,
-                        status=asked.get("status") or None, from_=from_, to=to)
+                        status=status, from_=from_, to=to)
     return {"count": len(page.records), "results": [record.to_json_dict() for record in page.records],
             "next_cursor": page.next_cursor}, {}
 
 
-def _numbered(results: Results, asked: Mapping[str, str]) -> Record:
-    record = results.get_numbered(_integer(asked, "id", 1, 10**12 - 1))
+def _alone(record: Record) -> tuple[dict[str, Any], dict[str, str]]:
+    headers = {"retry-after": str(RETRY_AFTER_S)} if record.status == "pending" else {}
+    return {"count": 1, "results": [record.to_json_dict()]}, headers
+
+
+def _numbered(results: Results, number: int) -> Record:
+    record = results.get_numbered(number)
     if record is None:
         raise NotFound("There is no result with this id. Take the prediction_id from the answer to the upload.")
     return record
@@ -77,8 +88,10 @@ def statistics(results: Results, asked: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _integer(asked: Mapping[str, str], name: str, default: int, most: int) -> int:
-    text = asked.get(name) or str(default)
+    return _read(name, asked[name], most, f", or leave it out for {default}") if asked.get(name) else default
+
+
+def _read(name: str, text: str, most: int, or_else: str = "") -> int:
     if not (text.isdecimal() and text.isascii() and len(text) <= 12 and 1 <= int(text) <= most):
-        raise BadRequest(f"{name}: expected an integer from 1 to {most}, got {text[:40]!r}. "
-                         f"Correct it, or leave it out for {default}.")
+        raise BadRequest(f"{name}: expected an integer from 1 to {most}, got {text[:40]!r}. Correct it{or_else}.")
     return int(text)

@@ -402,7 +402,7 @@ class Results:
         Raises BadRequest for what does not fit.
         """
         _expect(1 <= limit <= 100, "limit", "1 to 100", limit)
-        _expect(status is None or status in STATUSES, "status", f"one of {', '.join(STATUSES)}", status)
+        expect_status(status)
         for name, moment in (("from", from_), ("to", to)):
             _expect(moment is None or moment.tzinfo is not None, name, "a time with its zone", moment)
         c, conditions = results.c, []
@@ -588,6 +588,11 @@ def migrate(url: str, *, reach: Reach = Reach(), grant: Mapping[str, str | None]
         engine.dispose()
 
 
+def expect_status(status: str | None) -> None:
+    """Raises BadRequest for what is none."""
+    _expect(status is None or status in STATUSES, "status", f"one of {', '.join(STATUSES)}", status)
+
+
 def parse_time(text: str, name: str) -> datetime:
     """ISO 8601 -> a moment: UTC unless it says otherwise; a date is its midnight. Raises BadRequest naming `name`."""
     try:
@@ -745,8 +750,8 @@ def _decode_cursor(cursor: str) -> int:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (ValueError, binascii.Error):
         text = ""
-    word, _, digits = text.partition(" ")
-    fits = word == "before" and digits.isdecimal() and int(digits[:20]) <= _BIGGEST_ID
+    digits = text.removeprefix("before ")
+    fits = text != digits and digits.isdecimal() and len(digits) <= 19 and int(digits) <= _BIGGEST_ID
     _expect(fits, "cursor", "the next_cursor of an earlier page", cursor)
     return int(digits)
 

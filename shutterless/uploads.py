@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from shutterless.bodies import Submission
+from shutterless.bodies import Submission, text_of
 from shutterless.errors import BadRequest, TooLarge, UnsupportedPicture
 from shutterless.formats import ACCEPTED, FORMATS, PictureFormat, refusal, sniff
 
@@ -87,18 +87,20 @@ def form_answer(announced: Announcement, request_id: str, form: Mapping[str, Any
 
 def read_upload(submission: Submission, asked: Mapping[str, str | None]) -> Upload:
     """POST /upload-image: what its body holds, and the fields `task`, `model` and `true_label` of its query, which go before
-    those of the body; an empty one counts as not filled in.
+    those of the body, which have to be right all the same; an empty one counts as not filled in.
 
     Raises BadRequest, or BadPicture for what does not even begin like a picture.
     """
+    for fields in (asked, submission.fields):
+        _task(fields.get("task") or None)
+        _label(fields.get("true_label"))
     task, model, true_label = (asked.get(name) or submission.fields.get(name) or None
                                for name in ("task", "model", "true_label"))
     found = sniff(submission.picture)
-    checked_task, checked_label = _task(task), _label(true_label)
     if found is None:
         raise refusal(submission.picture)
-    return Upload(picture=submission.picture, filename=submission.filename, format=found, task=checked_task, model=model,
-                  true_label=checked_label)
+    return Upload(picture=submission.picture, filename=submission.filename, format=found, task=_task(task), model=model,
+                  true_label=true_label)
 
 
 def read_announcement(body: bytes, max_bytes: int) -> Announcement:
@@ -113,6 +115,8 @@ def read_announcement(body: bytes, max_bytes: int) -> Announcement:
         raise BadRequest("content_type: expected a picture's content type, like image/jpeg, got none. Add it.")
     if found is None:
         raise UnsupportedPicture(f"content_type: expected that of {ACCEPTED}, got {kind[:80]!r}. Convert the picture.")
+    if isinstance(size_bytes, float) and size_bytes.is_integer():
+        size_bytes = int(size_bytes)  # JSON has one kind of number: 3.0 is an integer, too
     if not isinstance(size_bytes, int) or isinstance(size_bytes, bool) or size_bytes < 1:
         raise BadRequest(f"size_bytes: expected the file's size, an integer above 0, got {str(size_bytes)[:40]!r}.")
     if size_bytes > max_bytes:
@@ -170,4 +174,4 @@ def _task(task: str | None) -> str:
 def _label(true_label: str | None) -> str | None:
     if len(true_label or "") > MAX_TEXT:
         raise BadRequest(f"true_label: expected at most {MAX_TEXT} characters, got more. Send the label's name alone.")
-    return true_label
+    return None if true_label is None else text_of("true_label", true_label)

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.needs("helm")
 CHART = Path(__file__).parents[2] / "deploy/helm/shutterless"
 KUBERNETES = "1.30"
 APART: dict[str, Any] = {"database": {"secret": "db"}, "objects": "s3://bucket/pictures"}
+IMAGE = {"tag": "0a1b2c"}
 FULL: dict[str, Any] = APART | {
     "autoscaling": {"enabled": True}, "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
     "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls", "annotations": {"a": "b"}},
@@ -25,7 +26,7 @@ def rendered(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Kind -> object, in the namespace `pictures`."""
     from helm_python import Chart
 
-    texts = Chart.load(CHART).render(values, name="land", namespace="pictures").values()
+    texts = Chart.load(CHART).render(with_image(values), name="land", namespace="pictures").values()
     return {document["kind"]: document for text in texts for document in yaml.safe_load_all(text) if document}
 
 
@@ -34,12 +35,12 @@ def test_helm_and_kubernetes_find_nothing_to_correct(values):
     import kubernetes_validate
     from helm_python import lint
 
-    report = lint(CHART, values, strict=True, kube_version=f"v{KUBERNETES}.0")
+    report = lint(CHART, with_image(values), strict=True, kube_version=f"v{KUBERNETES}.0")
     assert report["errors"] == []
     assert [message for message in report["messages"] if message["severity"] > 1] == []
     for kind, document in rendered(values).items():
         assert document["metadata"]["namespace"] == "pictures"
-        if kind != "ServiceMonitor":  # the operator's, not Kubernetes'
+        if kind not in ("ServiceMonitor", "PrometheusRule"):  # the operator's, not Kubernetes'
             kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
@@ -63,10 +64,19 @@ def test_more_servers_on_one_volume_are_refused_with_the_reason(values):
 def test_several_servers_share_a_database_and_a_bucket_and_no_volume():
     made = rendered(FULL)
     assert set(made) == {"Deployment", "Service", "ServiceAccount", "Ingress", "HorizontalPodAutoscaler", "PodDisruptionBudget",
-                         "ServiceMonitor"}
+                         "ServiceMonitor", "PrometheusRule"}
     assert "replicas" not in made["Deployment"]["spec"], "the autoscaler sets them"
     assert environment(made["Deployment"])["DATABASE_URL"] == {"secretKeyRef": {"name": "db", "key": "url"}}
     assert environment(made["Deployment"])["SHUTTERLESS_OBJECTS"] == "s3://bucket/pictures"
+    assert environment(made["Deployment"])["SHUTTERLESS_FORM_SECRET"] == {
+        "secretKeyRef": {"name": "shutterless-keys", "key": "form-secret"}}, "each takes the forms of the others"
+
+
+@pytest.mark.parametrize(("tls", "scheme"), [("tls", "https"), ("", "http")])
+def test_forms_lead_to_the_ingress(tls, scheme):
+    made = rendered({"ingress": {"enabled": True, "host": "a.example.org", "tlsSecret": tls}})
+    assert environment(made["Deployment"])["SHUTTERLESS_PUBLIC_URL"] == f"{scheme}://a.example.org"
+    assert "SHUTTERLESS_PUBLIC_URL" not in environment(rendered({})["Deployment"])
 
 
 def test_every_setting_that_the_chart_makes_is_one_of_ours_and_no_secret_is_written_out():
@@ -74,8 +84,30 @@ def test_every_setting_that_the_chart_makes_is_one_of_ours_and_no_secret_is_writ
 
     known = environment(rendered(FULL)["Deployment"])
     assert set(known) <= set(variable_names())
-    for name in ("SHUTTERLESS_API_KEYS", "SHUTTERLESS_METRICS_KEY", "DATABASE_URL"):
+    for name in ("SHUTTERLESS_METRICS_KEY", "SHUTTERLESS_FORM_SECRET", "DATABASE_URL"):
         assert "secretKeyRef" in known[name]
+
+
+def test_the_keys_are_a_file_so_that_they_change_without_a_restart():
+    pod = rendered({})["Deployment"]["spec"]["template"]["spec"]
+    (keys,) = (volume["secret"] for volume in pod["volumes"] if volume["name"] == "keys")
+    (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "keys")
+    assert keys["secretName"] == "shutterless-keys"
+    assert "subPath" not in mount, "Kubernetes does not renew it"
+    (item,) = keys["items"]
+    assert environment(rendered({})["Deployment"])["SHUTTERLESS_API_KEYS_FILE"] == f"{mount['mountPath']}/{item['path']}"
+
+
+def test_an_image_that_nobody_named_is_asked_for():
+    from helm_python import HelmRenderError
+
+    with pytest.raises(HelmRenderError, match=r"image.tag: expected the tag"):
+        rendered({"image": {"tag": ""}})
+
+
+def test_the_rules_are_those_that_are_tried():
+    rules = yaml.safe_load((CHART.parents[2] / "docker/prometheus/rules.yml").read_text())
+    assert rendered(FULL)["PrometheusRule"]["spec"] == rules
 
 
 def test_a_pod_may_do_nothing_but_its_work():
@@ -86,7 +118,8 @@ def test_a_pod_may_do_nothing_but_its_work():
     assert not pod["enableServiceLinks"], "a Service named shutterless would set SHUTTERLESS_PORT"
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                             "capabilities": {"drop": ["ALL"]}}
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/var/lib/shutterless", "/tmp"}
+    assert {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")} == {
+        "/var/lib/shutterless", "/tmp"}
 
 
 def test_labels_lead_from_monitor_and_service_to_the_pods():
@@ -95,6 +128,10 @@ def test_labels_lead_from_monitor_and_service_to_the_pods():
     for selector in (made["Service"]["spec"]["selector"], made["Deployment"]["spec"]["selector"]["matchLabels"]):
         assert selector.items() <= labels.items()
     assert made["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items() <= made["Service"]["metadata"]["labels"].items()
+
+
+def with_image(values: dict[str, Any]) -> dict[str, Any]:
+    return values | {"image": IMAGE | values.get("image", {})}
 
 
 def environment(deployment: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lambdas.door import Door, serve
 from lambdas.predictions import Predictions, read_top
 from lambdas.start import Model
 from onprem.app import create_app, describe
-from onprem.docs import WRITTEN, document, to_text
+from onprem.docs import WRITTEN, to_text
 from shutterless.errors import BadRequest
 from shutterless.settings import Settings
 
@@ -252,8 +252,8 @@ def read(folder):
 # What describes it
 
 def test_both_doors_serve_one_document(call):
-    assert json.loads(to_text(document(describe()))) == call("GET", "/openapi.json")["body"]
-    assert WRITTEN.read_text(encoding="utf-8") == to_text(document(describe())), "write it again: python -m onprem.docs"
+    assert json.loads(to_text(describe().openapi())) == call("GET", "/openapi.json")["body"]
+    assert WRITTEN.read_text(encoding="utf-8") == to_text(describe().openapi()), "write it again: python -m onprem.docs"
 
 
 def test_the_page_holds_the_document_and_asks_no_other_host(call):

@@ -72,6 +72,15 @@ def test_the_openapi_document_is_valid_and_tells_errors_as_problems(client) -> N
             assert ("on-prem only" in operation["tags"]) == is_ours_alone
 
 
+def test_the_document_asks_for_a_key_where_the_server_does(client, open_door) -> None:
+    key = {"x-api-key": "one"}
+    locked = open_door(api_keys=("one",)).get("/openapi.json", headers=key).json()
+    assert client.get("/openapi.json").json()["security"] == []
+    assert locked["security"] == [{"key": []}]
+    assert {path for path, methods in locked["paths"].items() for method in methods.values() if method.get("security") == []} == {
+        "/health", "/health/live", "/health/ready", "/uploads/form"}
+
+
 def test_answers_are_as_the_document_says(client, jpeg, settle) -> None:
     prediction = client.post("/predict", content=jpeg())
     receipt = client.post("/upload-image", content=jpeg())

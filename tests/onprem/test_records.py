@@ -31,7 +31,7 @@ def test_results_are_paged_newest_first_and_filtered(filled) -> None:
     assert second.json()["next_cursor"] is None
     assert ids_of(client.get("/results?label=green")) == [ids[1]]
     assert ids_of(client.get("/results?status=failed")) == []
-    assert ids_of(client.get("/results?label=&status=&cursor=&from=&to=")) == ids[::-1]  # a form left empty
+    assert ids_of(client.get("/results?label=&status=&cursor=&from=&to=&limit=")) == ids[::-1]  # a form left empty
     assert ids_of(client.get("/results?status=done&limit=1")) == ids[2:]
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     assert ids_of(client.get("/results", params={"from": soon})) == []
@@ -56,6 +56,7 @@ def test_a_deleted_result_is_gone_with_its_picture(filled, jpeg, tmp_path) -> No
 
 def test_stats_count_labels_accuracy_latency_and_this_machine(filled) -> None:
     client, _ = filled
+    assert client.get("/stats?bucket=").status_code == 200  # a form left empty
     stats = client.get("/stats?bucket=60").json()
     assert stats["total_predictions"] == 3
     assert stats["accuracy"] == {"n": 3, "correct": 2, "accuracy": 2 / 3}
@@ -72,6 +73,16 @@ def test_a_result_is_found_by_its_number(filled) -> None:
     for record in client.get("/results").json()["results"]:
         assert ids_of(client.get("/results", params={"id": record["id"]})) == [record["request_id"]]
     assert ids_of(client.get("/results?id=&limit=1")) == ids[2:]  # a form left empty
+
+
+@pytest.mark.parametrize("wrong", ["limit=0", "limit=1e1", "id=0", "status=lost", "from=noon", "to=noon", "cursor=x"])
+def test_a_field_that_does_not_fit_is_refused_by_name(client, wrong) -> None:
+    answers = [client.get(f"/results?{wrong}")]
+    if not wrong.startswith("cursor"):
+        answers.append(client.get(f"/results?{wrong}&request_id=x"))  # also where it plays no part
+    for answer in answers:
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith(wrong.partition("=")[0])
 
 
 def test_a_pending_result_says_when_to_ask_again(open_door, jpeg) -> None:

@@ -181,10 +181,19 @@ def test_every_target_is_up(watched) -> None:
 
 @pytest.mark.parametrize(("title", "query"), [*panels()])
 def test_every_query_of_the_dashboard_returns_data(watched, title: str, query: str) -> None:
-    asked = query.replace("$instance", ".*").replace("$__rate_interval", f"{LOAD_S:.0f}s")
+    asked = query.replace("$instance", ".*").replace("$__rate_interval", "1m")  # as Grafana says for a scrape every 15 s
     assert "$" not in asked
     values = [float(series["value"][1]) for series in watched.ask(asked)]
     assert [value for value in values if math.isfinite(value)], title
+
+
+def test_the_dashboard_offers_the_server_and_marks_alerts(watched) -> None:
+    (metric, label), = (re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+                        for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query")
+    offered = watched.client.get(f"/api/v1/label/{label}/values", params={"match[]": metric}).json()["data"]
+    assert offered == [watched.url[7:]]
+    (marks,) = DASHBOARD["annotations"]["list"]
+    await_true(lambda: watched.ask(marks["expr"]))  # the load holds broken pictures
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])

@@ -135,6 +135,7 @@ def test_a_field_of_another_kind_is_refused_by_name(value):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b'"AAAA"', b"{}", b'{"picture": "AAAA"}', b"[" * 70_000,
+                                  b'{"image_base64": "AAAA", "image_b64": "AAAA"}',
                                   b'{"image_base64": "AAAA", "top": NaN}', b'{"top": ' + b"9" * 5000 + b"}"])
 def test_json_that_does_not_fit_is_refused_with_a_remedy(body):
     with pytest.raises(BadRequest, match=r"The body: .*Send"):

@@ -5,7 +5,7 @@ import pytest
 from shutterless.bodies import Submission
 from shutterless.errors import BadPicture, BadRequest
 from shutterless.formats import JPEG, PNG
-from shutterless.uploads import TASKS, key_of, read_upload, request_id_of, task_of
+from shutterless.uploads import TASKS, key_of, read_announcement, read_upload, request_id_of, task_of
 
 JPEG_BYTES = b"\xff\xd8\xff\xe0"
 
@@ -18,10 +18,22 @@ def test_the_query_goes_before_the_body_and_an_empty_field_is_not_filled_in():
 
 @pytest.mark.parametrize(("picture", "asked", "error"), [
     (b"none", {}, BadPicture), (b"", {}, BadPicture), (JPEG_BYTES, {"task": "paint"}, BadRequest),
-    (JPEG_BYTES, {"true_label": "x" * 201}, BadRequest)])
+    (JPEG_BYTES, {"true_label": "x" * 201}, BadRequest), (JPEG_BYTES, {"true_label": "a\0"}, BadRequest)])
 def test_what_cannot_be_kept_is_refused(picture, asked, error):
     with pytest.raises(error):
         read_upload(Submission(picture=picture), asked)
+    with pytest.raises(error):  # also where the query, which goes before the body, is right
+        read_upload(Submission(picture=picture, fields=asked), {"task": "classify", "true_label": "red"})
+
+
+def test_an_announced_size_may_be_written_as_json_writes_any_integer():
+    def announced(size_bytes):
+        return read_announcement(b'{"content_type": "image/png", "size_bytes": %s}' % size_bytes, 10_000)
+
+    assert announced(b"120.0") == announced(b"1.2e2") == announced(b"120")
+    for size_bytes in (b"120.5", b"1e999", b"0.0", b"true", b'"120"'):
+        with pytest.raises(BadRequest, match="size_bytes"):
+            announced(size_bytes)
 
 
 @pytest.mark.parametrize("task", TASKS)
