@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Thread
 
 from fastapi import Request
 
@@ -40,6 +41,7 @@ class Door:
     shelf: Shelf
     compute: ThreadPoolExecutor
     batcher: Batcher
+    opening: Thread
     storage: Storage
     worker: Worker
     tallies: Tallies
@@ -53,11 +55,14 @@ class Door:
     reception: Reception
 
     def start(self) -> None:
+        """The worker; and beside the first answers, what batches need."""
         self.worker.start()
+        self.opening.start()
 
     def stop(self) -> None:
         """Finish what was taken. Blocks."""
         self.worker.stop()
+        self.opening.join()
         self.batcher.stop()
         self.compute.shutdown()
         self.storage.close()
@@ -79,8 +84,9 @@ def build_door(settings: Settings) -> Door:
                          max_held_bytes=settings.max_waiting * settings.max_bytes)
     policies = Policies(settings.form_secret, settings.var_dir / "form-secret")
     intake = Intake(max_bytes=settings.max_bytes, max_requests=settings.max_waiting)
+    opening = Thread(target=shelf.default.open_for_batches, name="opening")
     return Door(settings=settings, limits=limits, quick_limits=quick_limits, shelf=shelf, storage=storage, compute=compute,
-                batcher=batcher, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
+                batcher=batcher, opening=opening, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
                 reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers),
                 solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)),
                 announced=Pending(most_announced(settings.max_pending), lambda most: storage.results.count_expected(most),

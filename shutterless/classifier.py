@@ -157,6 +157,10 @@ class Classifier:
         """Who answers: name, version, digest of the manifest."""
         return {"name": self.manifest.name, "version": self.manifest.version, "sha256": self.bundle.sha256}
 
+    def open_for_batches(self) -> None:
+        """Take some tenths of a second now, which the first batch of pictures would wait for."""
+        self._session.open_for_batches()
+
     def warm_up(self) -> None:
         """Take one blank picture the whole way, so that the first real one finds all imported and allocated."""
         side = self.manifest.input.side + 1  # so that it is resized

@@ -42,25 +42,24 @@ class Session:
         self._session = open_session(bundle, threads)
         self._input, self._output = _check_graph(self._session, bundle)
         self._for_batches: onnxruntime.InferenceSession | None = None
-        self._opening = threading.Lock()  # taken by the first batch and never given back
+        self._opening = threading.Lock()  # taken once and never given back
         self._blank: NDArray[np.float32] | None = None
         self.load_s = time.perf_counter() - started
         self.run_s = float("inf")
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (N, side, side, 3) -> logits float32 (N, classes)."""
-        session = self._session if len(pixels) < BATCH else self._batch_session()
+        if len(pixels) >= BATCH:
+            self.open_for_batches()
+        session = self._session if len(pixels) < BATCH else self._for_batches or self._session
         logits: NDArray[np.float32] = session.run([self._output], {self._input: pixels})[0]
         return logits
 
-    def _batch_session(self) -> onnxruntime.InferenceSession:
-        """Opened by the first batch, which waits for it; those that come meanwhile do not. Weights are mapped: the two sessions
-        share them."""
-        if self._for_batches is None and self._opening.acquire(blocking=False):
-            self._for_batches = self._session
-            if self.bundle.batched or self.threads != self._batch_threads:
-                self._for_batches = _open_for_batches(self.bundle, self._batch_threads) or self._session
-        return self._for_batches or self._session
+    def open_for_batches(self) -> None:
+        """Take some tenths of a second now, which the first batch would wait for. Later calls, and those that come meanwhile, do
+        nothing. Weights are mapped: the two sessions share them."""
+        if (self.bundle.batched or self.threads != self._batch_threads) and self._opening.acquire(blocking=False):
+            self._for_batches = _open_for_batches(self.bundle, self._batch_threads)
 
     def warm_up(self) -> NDArray[np.float32]:
         """Run it on black, so that the first picture finds all allocated; the logits (1, classes). Later calls run nothing."""
