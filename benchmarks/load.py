@@ -181,18 +181,19 @@ async def _drive(target: Target, pictures: Sequence[bytes], clients: int, second
     await asyncio.sleep(warm_up_s)
     gc.collect()
     gc.disable()  # a collection would be counted as the server's slowness
-    spent = {"server": -cpu_s(pid), "client": -process_time()}
+    spent, before = {"server": -cpu_s(pid), "client": -process_time()}, psutil.cpu_times()
     started, tally.counting = perf_counter(), True
     await asyncio.sleep(seconds)
     tally.counting = False
     lasted_s = perf_counter() - started
     gc.enable()
     spent = {"server": spent["server"] + cpu_s(pid), "client": spent["client"] + process_time()}
-    peak_mb = peak_memory_mb(pid)
+    stolen, peak_mb = stolen_share(before, psutil.cpu_times()), peak_memory_mb(pid)
     tally.over = True
     with suppress(TimeoutError):
         await asyncio.wait_for(asyncio.gather(*(protocol.done for protocol in protocols)), LAST_ANSWER_S)
-    return summary(tally, clients, lasted_s, spent if pid else {"client": spent["client"]}, peak_mb)
+    found = summary(tally, clients, lasted_s, spent if pid else {"client": spent["client"]}, peak_mb)
+    return found if stolen is None else found | {"stolen": round(stolen, 4)}
 
 
 def summary(tally: Tally, clients: int, lasted_s: float, cpu: dict[str, float], peak_mb: float | None) -> dict[str, Any]:
@@ -205,6 +206,14 @@ def summary(tally: Tally, clients: int, lasted_s: float, cpu: dict[str, float], 
         found |= {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3), "p99_ms": round(float(p99), 3)}
         found |= {"cpu_ms": {who: round(1000 * spent_s / n, 4) for who, spent_s in cpu.items()}}
     return found | ({} if peak_mb is None else {"peak_mb": round(peak_mb, 1)})
+
+
+def stolen_share(before: Any, after: Any) -> float | None:
+    """Of all CPU time between two looks, what a hypervisor gave to other machines; None where the system does not tell."""
+    if not hasattr(after, "steal"):
+        return None
+    everything = sum(after[:8]) - sum(before[:8])  # a guest's time is in the user's already
+    return (after.steal - before.steal) / everything if everything > 0 else 0.0
 
 
 def family(pid: int) -> list[psutil.Process]:

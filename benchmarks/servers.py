@@ -7,8 +7,8 @@ All answer the same pictures with the same portable graph (ours with the bundle 
 fields; each peer runs with the settings that benchmarks.sweep found best at that precision (peers/NAME/peer.json). Before it is
 timed, each has to name 50 pictures as our core does. Rounds are interleaved: every server is started, asked by each number of
 clients and ended, then the next one has its turn, so that all meet the same noise; figures are medians over rounds, ratios are
-medians of each round's ratio. In the same rounds `session.run` is measured alone, with pictures that are decoded already: the
-ceiling.
+medians of each round's ratio. What is measured while a hypervisor takes the CPUs away is measured again. In the same rounds
+`session.run` is measured alone, with pictures that are decoded already, a batch on each CPU: the ceiling.
 
 Without --bundle and --model, the bundles are ResNet50 at 64 px as fp32 and int8, weights drawn by lot (time does not depend on
 them), which needs `make install-export` once. Make the machine quiet first: nothing else should run.
@@ -23,7 +23,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ CEILING_BATCHES = (8, 16, 32)
 GOALS = {"fp32": 1.25, "int8": 1.6}  # times the best peer's requests a second, under the largest load of the short form
 LOADED = 16  # clients
 QUIET = 0.25  # of each CPU may be busy
+STOLEN, TRIES = 0.05, 4  # of the CPUs' time may go to the hypervisor's other machines; else it is measured again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,18 +159,28 @@ def one_round(number: int, bundle: Bundle, chosen: list[Contestant], pictures: l
         with running(contestant, bundle.folder, contestant.settings(precision), pictures[0]) as server:
             check_answers(contestant.title, [ask(server.target, picture) for picture in pictures], expected)
             for clients in plan.clients:
-                found = load(server.target, pictures, clients=clients, seconds=plan.seconds, warm_up_s=plan.warm_up_s,
-                             pid=server.pid)
+                found = undisturbed(partial(load, server.target, pictures, clients=clients, seconds=plan.seconds,
+                                            warm_up_s=plan.warm_up_s, pid=server.pid))
                 yield {"round": number, "precision": precision, "server": contestant.name, "title": contestant.title,
                        "ready_s": round(server.ready_s, 3), **found}
     step(f"round {number + 1} of {plan.rounds}, {precision}: session.run alone")
     yield {"round": number, "precision": precision, "server": "ceiling", **ceiling(bundle, pictures, plan.seconds)}
 
 
+def undisturbed(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured while at most STOLEN is stolen, or the least disturbed of TRIES, whoever's figures they are."""
+    found: list[dict[str, Any]] = []
+    while len(found) < TRIES:
+        found.append(measure())
+        if found[-1].get("stolen", 0.0) <= STOLEN:
+            return found[-1]
+    return min(found, key=lambda one: float(one["stolen"]))
+
+
 def ceiling(bundle: Bundle, pictures: list[bytes], seconds: float) -> dict[str, Any]:
-    """Pictures a second of `session.run` on all CPUs, at the batch that is best; milliseconds of CPU that a picture costs there,
+    """Pictures a second of `session.run`, a batch of the best size on each CPU; milliseconds of CPU that a picture costs there,
     and that decoding and resizing it costs."""
-    classifier = Classifier(bundle, threads=usable_cpus())
+    classifier = Classifier(bundle)
     started, decoded = time.process_time(), 0
     until = time.perf_counter() + seconds / 4
     while time.perf_counter() < until:
@@ -182,16 +195,19 @@ def ceiling(bundle: Bundle, pictures: list[bytes], seconds: float) -> dict[str, 
 
 def _runs(classifier: Classifier, pixels: Any, seconds: float) -> dict[str, Any]:
     classifier.classify(pixels)
-    taken_s: list[float] = []
-    spent_s = -time.process_time()
-    while sum(taken_s) < seconds:
-        started = time.perf_counter()
-        classifier.classify(pixels)
-        taken_s.append(time.perf_counter() - started)
-    spent_s += time.process_time()
-    batch = len(pixels)
-    return {"batch": batch, "requests_s": round(batch / statistics.median(taken_s), 2),
-            "run_cpu_ms": round(1000 * spent_s / (batch * len(taken_s)), 4)}
+    started, spent_s = time.perf_counter(), -time.process_time()
+
+    def run_until_over(_: int) -> int:
+        count = 0
+        while time.perf_counter() - started < seconds:
+            classifier.classify(pixels)
+            count += len(pixels)
+        return count
+
+    with ThreadPoolExecutor(usable_cpus()) as cpus:
+        count = sum(cpus.map(run_until_over, range(usable_cpus())))
+    taken_s, spent_s = time.perf_counter() - started, spent_s + time.process_time()
+    return {"batch": len(pixels), "requests_s": round(count / taken_s, 2), "run_cpu_ms": round(1000 * spent_s / count, 4)}
 
 
 def summary(rounds: list[dict[str, Any]], cpus: int) -> dict[str, Any]:
@@ -223,7 +239,7 @@ def server_row(name: str, rows: list[dict[str, Any]], best_peer: str | None, cei
     mine = sorted((row for row in rows if row["server"] == name), key=lambda row: row["round"])
     found: dict[str, Any] = {"server": name, "title": mine[0]["title"], "clients": mine[0]["clients"],
                              "n": sum(row["n"] for row in mine), "errors": sum(sum(row["errors"].values()) for row in mine)}
-    for key in ("requests_s", "p50_ms", "p95_ms", "p99_ms", "ready_s", "peak_mb"):
+    for key in ("requests_s", "p50_ms", "p95_ms", "p99_ms", "ready_s", "peak_mb", "stolen"):
         if values := [row[key] for row in mine if key in row]:
             found[key] = round(statistics.median(values), 3)
     if spent := [row["cpu_ms"] for row in mine if "cpu_ms" in row]:
@@ -253,9 +269,9 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     for precision, found in report["results"].items():
         top = found["ceiling"]
         yield (f"\n{precision}: session.run alone makes {top['requests_s']:.0f} pictures a second "
-               f"(batch {top['batch']:.0f}, {report['cpus']} threads)")
+               f"(batches of {top['batch']:.0f}, one on each of {report['cpus']} CPUs)")
         yield (f"{'':24}{'clients':>8}{'per s':>9}{'x best':>8}{'ceiling':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
-               f"{'CPU ms':>8}{'ready s':>9}{'MB':>6}  errors")
+               f"{'CPU ms':>8}{'ready s':>9}{'MB':>6}{'stolen':>8}  errors")
         for row in found["servers"]:
             yield _server_line(row)
         for clients, parts in found["split"].items():
@@ -263,7 +279,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
                    + ", ".join(f"{name} {parts[name]:.2f}" for name in ("run", "decode", "other", "client", "idle")))
         yield from verdict(precision, found)
     yield ("\nx best: of the best peer's requests a second, in the same round; CPU ms: the server's, per answer; ready: from "
-           "process start to first answer; MB: peak, each process counted whole.")
+           "process start to first answer; MB: peak, each process counted whole; stolen: of the CPUs' time, by the hypervisor.")
     if report["untuned"]:
         yield f"Not tuned: {', '.join(report['untuned'])}. Run python -m benchmarks.sweep before you compare."
     if where["load_1m"] > QUIET * where["cpus"]:
@@ -275,7 +291,7 @@ def _server_line(row: dict[str, Any]) -> str:
     ratio = f"{row['ratio']:7.2f}x" if "ratio" in row else f"{'':8}"
     spent = f"{row['cpu_ms']['server']:8.2f}" if "cpu_ms" in row else f"{'':8}"
     return (f"{row['title']:24}{row['clients']:8}{row['requests_s']:9.1f}{ratio}{row['of_ceiling']:9.0%}{times}{spent}"
-            f"{row['ready_s']:9.2f}{row.get('peak_mb', 0):6.0f}  {row['errors'] or 'none'}")
+            f"{row['ready_s']:9.2f}{row.get('peak_mb', 0):6.0f}{row.get('stolen', 0):8.0%}  {row['errors'] or 'none'}")
 
 
 def verdict(precision: str, found: dict[str, Any]) -> Iterator[str]:

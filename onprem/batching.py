@@ -85,7 +85,6 @@ class Batcher:
     def stop(self) -> None:
         """Finish what is in hand. Blocks. Call it when nothing more comes, and before `compute` is shut down."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._in_hand)
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
@@ -112,8 +111,12 @@ class Batcher:
         with self._changed:
             self._crowd = self._in_hand
             self._in_hand -= count
-            if not self._in_hand:
+            if self._is_over:
                 self._changed.notify_all()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._stopping and not self._in_hand
 
     def _run(self) -> None:
         while turns := self._taken():
@@ -135,7 +138,7 @@ class Batcher:
 
     def _wait_for(self, count: int, seconds: float | None = None) -> None:
         self._idle.append(count)
-        self._changed.wait_for(lambda: len(self._waiting) >= count or self._stopping, seconds)
+        self._changed.wait_for(lambda: len(self._waiting) >= count or self._is_over, seconds)
         self._idle.remove(count)
 
     def _batches(self, turns: Iterable[_Turn]) -> Iterable[list[_Turn]]:

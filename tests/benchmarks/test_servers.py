@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.contestants import OURS, PEERS, ask, check_answers, environment, ours_to_tune, peers, running
 from benchmarks.peers.model import Model
-from benchmarks.servers import Plan, draw, expected_of, one_round, summary, table, verdict
+from benchmarks.servers import Plan, draw, expected_of, one_round, summary, table, undisturbed, verdict
 from shutterless.bundles import read_bundle
 from shutterless.classifier import Classifier
 
@@ -82,6 +82,14 @@ def test_a_round_holds_our_server_and_the_ceiling_on_the_same_bundle(models_dir,
     found = summary(rows, cpus=2)["fp32"]
     assert found["best_peer"] == {}
     assert list(verdict("fp32", found)) == []
+
+
+def test_what_was_measured_while_the_cpus_were_taken_away_is_measured_again():
+    rows = iter([{"n": 1, "stolen": 0.4}, {"n": 2, "stolen": 0.06}, {"n": 3, "stolen": 0.02}])
+    assert undisturbed(lambda: next(rows))["n"] == 3
+    assert undisturbed(lambda: {"n": 4})["n"] == 4, "this system does not tell"
+    rows = iter([{"n": n, "stolen": stolen} for n, stolen in enumerate((0.4, 0.1, 0.3, 0.2, 0.0))])
+    assert undisturbed(lambda: next(rows))["n"] == 1, "it does not wait for ever"
 
 
 def test_servers_that_answer_otherwise_than_our_core_are_not_timed(ours, models_dir, pictures):
