@@ -35,7 +35,7 @@ class _Turn:
 
     answer: asyncio.Future[Answer]
     prepare: Callable[[], Ready]
-    prepare_soon: Callable[[], Ready | None]
+    prepare_soon: Callable[[], Ready | None] | None
     ready: Ready | None = None
 
 
@@ -69,7 +69,7 @@ class Batcher:
 
         prepare_soon: called first, by a runner; None where preparing takes more than a few milliseconds.
         """
-        turn = _Turn(asyncio.get_running_loop().create_future(), prepare, prepare_soon or (lambda: None))
+        turn = _Turn(asyncio.get_running_loop().create_future(), prepare, prepare_soon)
         with self._changed:
             self._in_hand += 1
         if prepare_soon is not None:
@@ -119,9 +119,15 @@ class Batcher:
         return self._stopping and not self._in_hand
 
     def _run(self) -> None:
-        while turns := self._taken():
-            for batch in self._batches(turns):
-                self._send(self._settled(batch))
+        while self._step():
+            pass
+
+    def _step(self) -> bool:
+        """One share of what waits; False at the end. A function of its own, since a name would keep the last bodies in memory."""
+        turns = self._taken()
+        for batch in self._batches(turns):
+            self._send(self._settled(batch))
+        return bool(turns)
 
     def _taken(self) -> list[_Turn]:
         """This runner's share of what waits. Empty when the batcher stops."""
@@ -131,6 +137,7 @@ class Batcher:
                 self._wait_for(share, COMPANY_S)
             if not self._waiting:
                 self._wait_for(1)
+                share = 0  # whoever comes after a rest is a new crowd
             share = min(max(share, -(-len(self._waiting) // (len(self._idle) + 1))), MAX_BATCH)
             turns = self._waiting[:share]
             del self._waiting[:share]
@@ -154,12 +161,15 @@ class Batcher:
             self._leave(1)
             return None
         try:
-            turn.ready = turn.ready or turn.prepare_soon()
-            if turn.ready is None:
-                self._compute.submit(self._prepare, turn)
+            ready = turn.ready or (turn.prepare_soon() if turn.prepare_soon else None)
+            if ready is None:
+                self._compute.submit(self._prepare, turn)  # from now on, it is no longer this runner's
+                return None
         except BaseException as error:  # it reaches who asked
             self._send([(turn, error)])
-        return turn.ready
+            return None
+        turn.ready = ready
+        return ready
 
     def _settled(self, turns: list[_Turn]) -> Outcomes:
         """One run for all. Where that fails, each runs alone, so that none fails for another."""

@@ -27,7 +27,8 @@ SPOOLED_BESIDE = 100_000_000  # bytes on the disk beside two whole batches
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """compute: where pictures are decoded, never more than settings.workers at once; batcher: where they are classified.
+    """batcher: where pictures are classified, and decoded where that is quick; compute: where they are decoded else, never more
+    than settings.workers at once. opening: gets ready beside the first answers what batches need.
 
     quick_limits: of a picture that is decoded in a few milliseconds at most. spools: of batches; form_spools: of forms: without a
     key, nobody may take what batches need. filing: how many files of batches may be in memory. pending: how many uploads may

@@ -49,8 +49,8 @@ def _announce(door: Door, request_id: str, announced: Announcement, expires_at: 
     """A row that waits for the picture, and the fields that let it in."""
     fields = door.policies.fields(Policy(key=announced.key(request_id), content_type=announced.format.content_type,
                                          size_bytes=announced.size_bytes, expires_at=expires_at))
-    door.announced.admit()
     door.pending.admit()
+    door.announced.admit()
     door.storage.results.add_pending(request_id, announced.arrival(request_id), expected_s=FORM_S + GRACE_S)
     return fields
 

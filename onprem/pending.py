@@ -55,7 +55,7 @@ class Pending:
 
     def _is_due(self) -> bool:
         with self._lock:
-            after_s = min(LOOK_S, LOOK_AGAIN_S) if self._waiting >= self._most else LOOK_S
+            after_s = LOOK_AGAIN_S if self._waiting >= self._most else LOOK_S
             return self._now() - self._counted_at >= after_s
 
     def _look(self) -> None:

@@ -64,7 +64,7 @@ class Body:
 
     def give_way(self) -> None:
         self._gave_way = True
-        if self.patience is not None:
+        if self.patience is not None and not self.patience.expired():
             self.patience.reschedule(0.0)
 
     def check(self) -> None:

@@ -36,17 +36,24 @@ def expire_late(results: Results, objects: Callable[[], Objects],
     """
     expired, began = 0, monotonic()
     while monotonic() - began < most_s and (late := results.late(AT_ONCE, LOOK_AGAIN_S)):
-        gone = list[str]()
-        for number, record in enumerate(late):
-            try:
-                is_there = record.object_key is not None and objects().has(record.object_key)
-            except Unavailable:
-                for unknown in late[number:]:
-                    results.defer(unknown.request_id, FAULT_S)
-                return expired + results.expire_expected(gone, NEVER_ARRIVED)
-            if is_there:
-                came(record)
-            else:
-                gone.append(record.request_id)
-        expired += results.expire_expected(gone, NEVER_ARRIVED)
+        gone, unknown = list[str](), list[str]()
+        try:
+            for record in late:
+                try:
+                    is_there = not unknown and record.object_key is not None and objects().has(record.object_key)
+                except Unavailable:
+                    unknown.append(record.request_id)
+                    continue
+                if unknown:
+                    unknown.append(record.request_id)
+                elif is_there:
+                    came(record)
+                else:
+                    gone.append(record.request_id)
+        finally:  # what was found out so far, whatever happened then
+            expired += results.expire_expected(gone, NEVER_ARRIVED)
+        for request_id in unknown:
+            results.defer(request_id, FAULT_S)
+        if unknown:
+            break
     return expired

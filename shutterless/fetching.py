@@ -90,7 +90,8 @@ def _fetch(get: Get, place: Place, into: Path, every_file: bool) -> Bundle:
     _fetch_files(get, place.prefix, wanted, unfinished)
     (unfinished / MANIFEST).write_bytes(text)
     unfinished.rename(into / digest)
-    return Bundle(folder=into / digest, manifest=manifest, sha256=digest, optimised=optimised)
+    return Bundle(folder=into / digest, manifest=manifest, sha256=digest, optimised=optimised,
+                  batched=choose_optimised(manifest, batches=True))
 
 
 def _kept(folder: Path) -> Bundle | None:

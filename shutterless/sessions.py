@@ -57,7 +57,7 @@ class Session:
 
     def open_for_batches(self) -> None:
         """Take some tenths of a second now, which the first batch would wait for. Later calls, and those that come meanwhile, do
-        nothing. Weights are mapped: the two sessions share them."""
+        nothing. In the bundle the two graphs share their weights; in memory onnxruntime packs most of them for each."""
         if (self.bundle.batched or self.threads != self._batch_threads) and self._opening.acquire(blocking=False):
             self._for_batches = _open_for_batches(self.bundle, self._batch_threads)
 

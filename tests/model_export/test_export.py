@@ -73,9 +73,10 @@ def test_an_int8_bundle_holds_its_weights_once_and_opens_what_was_optimised_here
     from shutterless.bundles import read_bundle
 
     read = read_bundle(bundle, every_file=True)
-    (graph,) = read.manifest.optimised
+    graph, batches = read.manifest.optimised
     assert read.graph() == (graph.graph, True)
-    assert graph.weights == ("model.onnx.data",)
+    assert (graph.batches, batches.batches) == (False, True)
+    assert graph.weights == batches.weights == ("model.onnx.data",)
     assert sum(file.bytes for file in read.manifest.files.values()) < 1.1 * (bundle / "model.onnx.data").stat().st_size + 300_000
 
 

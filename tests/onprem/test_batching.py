@@ -1,7 +1,9 @@
 import asyncio
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -214,6 +216,61 @@ def test_what_takes_long_to_prepare_is_prepared_elsewhere(batcher, classifier, j
 
     assert labels(asyncio.run(ask())) == ["green"]
     assert not threads[0].startswith("batch")
+
+
+class AtOnce(Executor):
+    """Does what it is given before it says that it took it, as a thread may that is faster than who asked."""
+
+    def submit(self, work: Callable[..., object], /, *arguments: object) -> Future[object]:  # type: ignore[override]
+        work(*arguments)
+        return Future()
+
+
+def test_what_is_handed_on_is_run_once_however_soon_it_is_prepared(classifier, jpeg) -> None:
+    classifier.open.set()
+    batcher = Batcher(AtOnce(), runners=1)
+
+    async def ask() -> list[Answer | BaseException]:
+        return await settled([batcher.answer(prepared(classifier, jpeg(colour)), lambda: None) for colour in COLOURS])
+
+    assert labels(asyncio.run(ask())) == list(COLOURS)
+    batcher.stop()
+    assert sum(classifier.batches) == len(COLOURS)
+
+
+def test_nothing_of_a_picture_stays_when_it_is_answered(batcher, classifier, jpeg) -> None:
+    classifier.open.set()
+
+    async def ask() -> weakref.ref[Callable[[], Ready]]:
+        way = prepared(classifier, jpeg("red"))
+        assert labels(await settled([batcher.answer(refuse, way)])) == ["red"]
+        return weakref.ref(way)
+
+    kept = asyncio.run(ask())
+    deadline = time.monotonic() + SECONDS
+    while kept() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)  # the runner goes on to wait
+    assert kept() is None
+
+
+def test_after_a_rest_a_crowd_is_shared_by_all_runners(compute, classifier, jpeg) -> None:
+    batcher = Batcher(compute, runners=4)
+    way = prepared(classifier, jpeg("green"))
+    classifier.open.set()
+
+    async def ask() -> None:
+        await settled([batcher.answer(refuse, way) for _ in range(64)])
+        await asyncio.sleep(0.2)
+        classifier.batches.clear()
+        classifier.open.clear()
+        answers = [batcher.answer(refuse, way) for _ in range(16)]
+        await asyncio.sleep(0.2)
+        classifier.open.set()
+        await settled(answers)
+
+    asyncio.run(ask())
+    batcher.stop()
+    assert max(classifier.batches[:4]) <= 8
 
 
 def test_who_no_longer_waits_is_not_run(compute, batcher, classifier, jpeg) -> None:

@@ -28,7 +28,7 @@ def test_no_answer_but_the_documented_ones_whatever_is_asked(start, database_url
     asked = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "--config-file", SETTINGS, "run", document, "--url", url, "--no-color"],
         cwd=tmp_path, env=os.environ | {"API_KEY": KEY, "SCHEMATHESIS_HOOKS": str(HOOKS), "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False)
+        capture_output=True, text=True, check=False, timeout=240)
     assert asked.returncode == 0, asked.stdout + asked.stderr
     operations = sum(map(len, json.loads(document.read_bytes())["paths"].values()))
     assert re.search(rf"Tested: +{operations}\n", asked.stdout)

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import select
 import socket
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from onprem.rooms import Pace
+from onprem.rooms import Body, Pace
 from shutterless.classifier import Classifier
 
 CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
@@ -118,6 +119,27 @@ def test_who_comes_slowly_gives_way_when_others_find_no_room(open_door, jpeg, mo
         assert client.post("/predict", content=jpeg("blue") + bytes(2000)).json()["label"] == "blue"
         assert status(slow) == 503
     wait_for(lambda: intake.held_bytes == 0)
+
+
+def test_who_finds_no_room_is_not_hurt_by_one_whose_time_is_over_at_the_same_moment() -> None:
+    async def both() -> list[dict[str, object]]:
+        faults: list[dict[str, object]] = []
+        loop, body = asyncio.get_running_loop(), Body()
+        loop.set_exception_handler(lambda _, fault: faults.append(fault))
+
+        async def slow() -> None:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01) as body.patience:
+                    await asyncio.sleep(10)
+
+        waiting = loop.create_task(slow())
+        await asyncio.sleep(0)
+        loop.call_later(0.02, body.give_way)
+        time.sleep(0.05)  # both are due when the loop looks again
+        await waiting
+        return faults
+
+    assert asyncio.run(both()) == []
 
 
 def test_who_keeps_a_steady_speed_is_waited_for_and_gives_way_to_nobody() -> None:

@@ -9,6 +9,7 @@ from shutterless.errors import Unavailable
 
 def test_no_more_may_wait_than_the_setting_says_until_some_are_answered(open_door, jpeg, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("onprem.pending.LOOK_S", 0.0)
+    monkeypatch.setattr("onprem.pending.LOOK_AGAIN_S", 0.0)
     client = open_door(max_pending=3)
     client.get("/results")  # answers when the database is open
     client.door.worker.stop()
@@ -30,6 +31,7 @@ def test_no_more_may_wait_than_the_setting_says_until_some_are_answered(open_doo
 
 def test_who_only_announces_shuts_out_no_upload(open_door, jpeg, monkeypatch) -> None:
     monkeypatch.setattr("onprem.pending.LOOK_S", 0.0)
+    monkeypatch.setattr("onprem.pending.LOOK_AGAIN_S", 0.0)
     client = open_door(max_pending=30)
     announced = {"content_type": "image/jpeg", "size_bytes": len(jpeg())}
     tried = [client.post("/uploads", json=announced) for _ in range(40)]

@@ -9,7 +9,7 @@ import pytest
 
 import shutterless.fetching
 import shutterless.s3
-from shutterless.bundles import read_bundle
+from shutterless.bundles import find_bundle, read_bundle
 from shutterless.errors import BadBundle, BadSettings, NotFound, Unavailable
 from shutterless.fetching import fetch_bundle, parse_uri
 from shutterless.opening import default_bundle
@@ -27,7 +27,7 @@ def client(s3, boto_session):
 def put(client, bucket):
     """`put(folder)`: a bundle under models/colours/1 of the bucket; returns its address."""
     def put(folder: Path) -> str:
-        for file in folder.iterdir():
+        for file in filter(Path.is_file, folder.iterdir()):
             client.put_object(Bucket=bucket, Key=f"models/colours/1/{file.name}", Body=file.read_bytes())
         return f"s3://{bucket}/models/colours/1"
     return put
@@ -42,6 +42,13 @@ def uri(put, bundle_folder) -> str:
 def environ(s3, monkeypatch) -> dict[str, str]:
     monkeypatch.setattr(shutterless.s3, "PAUSE_S", 0.01)
     return dict(os.environ)
+
+
+@pytest.mark.parametrize("every_file", [True, False])
+def test_a_bundle_that_was_just_fetched_is_the_one_that_was_there_before(put, environ, tmp_path, every_file):
+    uri = put(find_bundle("eurosat-resnet50", Settings.from_environment({}).models_dir))
+    first, again = (fetch_bundle(uri, tmp_path, environ, every_file=every_file) for _ in range(2))
+    assert (first, len(first.batched)) == (again, len(first.optimised))
 
 
 @pytest.fixture
