@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from shutterless.classifier import Answer, Classifier, Prepared
 
 MAX_BATCH = 16  # pictures; beyond it a run costs no less per picture
-COMPANY_S = 0.003  # how long a runner waits for those that were there a moment ago
+COMPANY_S = 0.006  # how long a runner waits for those that were there a moment ago
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Batcher:
         self._compute, self._count, self._ran = compute, runners, ran
         self._changed = threading.Condition()  # guards all below
         self._waiting: list[_Turn] = []
-        self._in_hand = self._crowd = 0  # now, and before the last answers went
+        self._in_hand = self._crowd = 0  # now, and at most since somebody was waited for in vain
         self._idle: list[int] = []  # of each runner that waits: for how many
         self._stopping = False
         self._threads = [threading.Thread(target=self._run, name=f"batch_{n}", daemon=True) for n in range(runners)]
@@ -109,7 +109,7 @@ class Batcher:
 
     def _leave(self, count: int) -> None:
         with self._changed:
-            self._crowd = self._in_hand
+            self._crowd = max(self._crowd, self._in_hand)
             self._in_hand -= count
             if self._is_over:
                 self._changed.notify_all()
@@ -133,20 +133,22 @@ class Batcher:
         """This runner's share of what waits. Empty when the batcher stops."""
         with self._changed:
             share = min(self._crowd // self._count, MAX_BATCH)
-            if len(self._waiting) < share:
-                self._wait_for(share, COMPANY_S)
+            if len(self._waiting) < share and not self._came(share, COMPANY_S):
+                self._crowd = self._in_hand  # some have gone
             if not self._waiting:
-                self._wait_for(1)
+                self._came(1)
                 share = 0  # whoever comes after a rest is a new crowd
             share = min(max(share, -(-len(self._waiting) // (len(self._idle) + 1))), MAX_BATCH)
             turns = self._waiting[:share]
             del self._waiting[:share]
             return turns
 
-    def _wait_for(self, count: int, seconds: float | None = None) -> None:
+    def _came(self, count: int, seconds: float | None = None) -> bool:
+        """Whether so many wait, in time."""
         self._idle.append(count)
-        self._changed.wait_for(lambda: len(self._waiting) >= count or self._is_over, seconds)
+        came = self._changed.wait_for(lambda: len(self._waiting) >= count or self._is_over, seconds)
         self._idle.remove(count)
+        return came
 
     def _batches(self, turns: Iterable[_Turn]) -> Iterable[list[_Turn]]:
         """Those that are ready, by kind. Those that take longer to prepare are handed on."""
