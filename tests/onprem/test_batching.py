@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import httpx
 import numpy as np
@@ -18,6 +19,7 @@ from shutterless.errors import BadBundle, BadPicture
 
 COLOURS = ("red", "green", "blue")
 SECONDS = 30
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 @pytest.fixture
@@ -221,9 +223,10 @@ def test_what_takes_long_to_prepare_is_prepared_elsewhere(batcher, classifier, j
 class AtOnce(Executor):
     """Does what it is given before it says that it took it, as a thread may that is faster than who asked."""
 
-    def submit(self, work: Callable[..., object], /, *arguments: object) -> Future[object]:  # type: ignore[override]
-        work(*arguments)
-        return Future()
+    def submit(self, work: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(work(*arguments, **named))
+        return done
 
 
 def test_what_is_handed_on_is_run_once_however_soon_it_is_prepared(classifier, jpeg) -> None:
