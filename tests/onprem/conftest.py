@@ -129,3 +129,15 @@ def start(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    """Until it happened; fails where it does not within ten seconds."""
+    def wait(happened: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            if happened():
+                return
+            time.sleep(0.01)
+        raise AssertionError("it did not happen")
+    return wait

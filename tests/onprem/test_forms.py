@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import stat
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -71,7 +70,7 @@ def test_clients_without_a_signature_that_send_slowly_keep_no_form_out(open_door
     assert settle(client, form["request_id"])["predicted_label"] == "green"
 
 
-def test_what_comes_without_a_signature_is_little_and_keeps_no_form_out(open_door, jpeg) -> None:
+def test_what_comes_without_a_signature_is_little_and_keeps_no_form_out(open_door, jpeg, wait_for) -> None:
     client = open_door(max_waiting=2, max_bytes=20_000, api_keys=("key",), headers={"x-api-key": "key"})
     form = announced(client, jpeg())
     field = b"--b\r\nContent-Disposition: form-data; name=x\r\n\r\n" + b"x" * 7_000 + b"\r\n"
@@ -85,7 +84,7 @@ def test_what_comes_without_a_signature_is_little_and_keeps_no_form_out(open_doo
             assert connection.recv(65_536).startswith(b"HTTP/1.1 422 ")
 
 
-def test_a_form_takes_one_place_however_often_it_is_begun(open_door, jpeg, settle) -> None:
+def test_a_form_takes_one_place_however_often_it_is_begun(open_door, jpeg, settle, wait_for) -> None:
     client = open_door(max_waiting=2)
     form, other, spools = announced(client, jpeg()), announced(client, jpeg("green")), client.door.form_spools
     with begun(client, signed(form) + jpeg()[:10]):
@@ -103,7 +102,7 @@ def test_a_form_takes_one_place_however_often_it_is_begun(open_door, jpeg, settl
     assert [settle(client, one["request_id"])["predicted_label"] for one in (form, other)] == ["red", "green"]
 
 
-def test_forms_that_come_slowly_give_way_and_can_be_sent_again(open_door, jpeg, monkeypatch) -> None:
+def test_forms_that_come_slowly_give_way_and_can_be_sent_again(open_door, jpeg, monkeypatch, wait_for) -> None:
     client = open_door(max_waiting=2)
     slow, other, spools = [announced(client, jpeg()) for _ in range(2)], announced(client, jpeg()), client.door.form_spools
     with contextlib.ExitStack() as connections:
@@ -142,14 +141,6 @@ def told(connection: socket.socket) -> bytes:
     while not said.endswith(b"}"):
         said += connection.recv(65_536)
     return said
-
-
-def wait_for(happened) -> None:
-    for _ in range(1000):
-        if happened():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_the_policy_holds_key_type_size_and_time(client, jpeg) -> None:

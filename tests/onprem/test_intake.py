@@ -66,7 +66,7 @@ def test_a_body_that_comes_too_slowly_gives_its_place_back(open_door, monkeypatc
     assert client.post("/predict", content=jpeg()).status_code == 200
 
 
-def test_a_client_that_hangs_up_gives_its_place_back(open_door, jpeg) -> None:
+def test_a_client_that_hangs_up_gives_its_place_back(open_door, jpeg, wait_for) -> None:
     client = open_door(max_waiting=1)
     with raw(client, "Content-Length: 1000", b"x"):
         wait_for(lambda: client.door.intake.held_bytes == 1)
@@ -74,7 +74,7 @@ def test_a_client_that_hangs_up_gives_its_place_back(open_door, jpeg) -> None:
     assert client.post("/predict", content=jpeg()).status_code == 200
 
 
-def test_clients_that_send_slowly_keep_nobody_out(open_door, jpeg) -> None:
+def test_clients_that_send_slowly_keep_nobody_out(open_door, jpeg, wait_for) -> None:
     client = open_door(max_waiting=2)
     with contextlib.ExitStack() as slow:
         for _ in range(200):
@@ -85,7 +85,7 @@ def test_clients_that_send_slowly_keep_nobody_out(open_door, jpeg) -> None:
     wait_for(lambda: client.door.intake.held_bytes == 0)
 
 
-def test_bytes_that_came_fast_earn_no_long_silence(open_door, jpeg, monkeypatch) -> None:
+def test_bytes_that_came_fast_earn_no_long_silence(open_door, jpeg, monkeypatch, wait_for) -> None:
     monkeypatch.setattr("onprem.rooms.GRACE_S", 0.5)
     client = open_door()
     with raw(client, "Content-Length: 2000000", bytes(1_999_999)) as silent:  # at 10,000 bytes/s, 200 s
@@ -94,7 +94,7 @@ def test_bytes_that_came_fast_earn_no_long_silence(open_door, jpeg, monkeypatch)
     wait_for(lambda: client.door.intake.held_bytes == 0)
 
 
-def test_bytes_that_came_fast_are_not_held_for_long_with_one_now_and_then(open_door, monkeypatch) -> None:
+def test_bytes_that_came_fast_are_not_held_for_long_with_one_now_and_then(open_door, monkeypatch, wait_for) -> None:
     monkeypatch.setattr("onprem.rooms.GRACE_S", 1.0)
     client = open_door()
     with raw(client, "Content-Length: 2000000", bytes(1_999_000)) as dribbling:
@@ -108,7 +108,7 @@ def test_bytes_that_came_fast_are_not_held_for_long_with_one_now_and_then(open_d
         assert status(dribbling) == 408
 
 
-def test_who_comes_slowly_gives_way_when_others_find_no_room(open_door, jpeg, monkeypatch) -> None:
+def test_who_comes_slowly_gives_way_when_others_find_no_room(open_door, jpeg, monkeypatch, wait_for) -> None:
     client = open_door(max_bytes=100_000)
     intake = client.door.intake
     intake.max_held_bytes = 200_000
@@ -154,7 +154,7 @@ def test_who_keeps_a_steady_speed_is_waited_for_and_gives_way_to_nobody() -> Non
     assert pace.ends_s(20) == pytest.approx(120.2)
 
 
-def test_above_max_waiting_requests_are_told_to_come_back(open_door, jpeg, monkeypatch) -> None:
+def test_above_max_waiting_requests_are_told_to_come_back(open_door, jpeg, monkeypatch, wait_for) -> None:
     client, busy = open_door(max_waiting=2), threading.Event()
     answers = Classifier.answers
     monkeypatch.setattr(Classifier, "answers", lambda *arguments: busy.wait(30) and answers(*arguments))
@@ -174,7 +174,7 @@ def test_above_max_waiting_requests_are_told_to_come_back(open_door, jpeg, monke
     assert client.post("/predict", content=jpeg()).status_code == 200
 
 
-def test_all_bodies_together_stay_within_their_bytes(open_door, jpeg) -> None:
+def test_all_bodies_together_stay_within_their_bytes(open_door, jpeg, wait_for) -> None:
     client = open_door(max_bytes=100_000)
     intake = client.door.intake
     intake.max_held_bytes = 200_000
@@ -199,11 +199,3 @@ def test_many_clients_at_once_all_get_the_right_answer(client, jpeg) -> None:
         thread.join()
     assert len(labels) == 90
     assert all(asked == answered for asked, answered in labels)
-
-
-def wait_for(happened) -> None:
-    for _ in range(1000):
-        if happened():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
