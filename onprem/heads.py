@@ -13,6 +13,7 @@ from shutterless.problems import CONTENT_TYPE, problem
 
 HEAD_S = 20.0  # from the connection, or the first bytes of a later head, to its end; bodies have the same grace
 MAX_HEAD_BYTES = 65_536  # with one read of the socket on top; proxies and clients stop at 8 to 32 kB
+YOUNG_HEAD_S = 2.0  # so long it is left in peace where there are too many connections
 READ_S = 30.0  # an answer that waits to be read is looked at so often
 MIN_BYTES_PER_S = 1_000  # that a client has to read in that time
 CONNECTION = "connection"  # in a request's state: over which one it came; a proxy's headers change the client's address
@@ -20,7 +21,7 @@ CONNECTION = "connection"  # in a request's state: over which one it came; a pro
 
 class BoundedHeads(HttpToolsProtocol):
     """uvicorn's protocol, which cuts a head that goes on or does not come, answers what is not HTTP with a problem, hangs up on
-    who does not read, and closes idle connections where there are too many. `bounded_to` says how many."""
+    who does not read, and closes idle connections and slow heads where there are too many. `bounded_to` says how many."""
 
     max_connections = 4_096
     _head_bytes = 0
@@ -28,6 +29,7 @@ class BoundedHeads(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
     _idle_since = 0.0
+    _head_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(transport)
@@ -57,6 +59,8 @@ class BoundedHeads(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
+            if not self._head_bytes:
+                self._head_since = self.loop.time()
             self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head or not self._head_bytes or self.transport.is_closing():
@@ -81,19 +85,30 @@ class BoundedHeads(HttpToolsProtocol):
         self._refuse(400, "Expected an HTTP/1.1 request, got something else. Let an HTTP library write it.")
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle for longest; False where each has something under way."""
-        idle = [other for other in self.connections if isinstance(other, BoundedHeads) and other is not self and other._is_idle()]
-        if not idle:
+        """Close the connection that has been idle for longest, else the one that is slowest with its head; False
+        where each has a request under way, or a young head."""
+        others = [other for other in self.connections if isinstance(other, BoundedHeads) and other is not self]
+        if idle := [other for other in others if other._is_idle()]:
+            oldest = min(idle, key=lambda other: other._idle_since)
+            oldest.transport.abort()
+        elif slow := [other for other in others if other._is_slow()]:
+            oldest = min(slow, key=lambda other: other._head_since)
+            oldest._refuse_slow_head()
+        else:
             return False
-        oldest = min(idle, key=lambda other: other._idle_since)
         self.connections.discard(oldest)
-        oldest.transport.abort()
         return True
 
     def _is_idle(self) -> bool:
         """Nothing came of a request, nothing is owed of an answer."""
-        return (self._in_head and not self._head_bytes and (self.cycle is None or self.cycle.response_complete)
-                and not self.transport.is_closing())
+        return self._owes_nothing() and not self._head_bytes
+
+    def _is_slow(self) -> bool:
+        """A request began to come a while ago, and there is no more of it than a part of its head."""
+        return self._owes_nothing() and self._head_bytes > 0 and self.loop.time() - self._head_since > YOUNG_HEAD_S
+
+    def _owes_nothing(self) -> bool:
+        return self._in_head and (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
 
     def _expect_reading(self, before: int) -> None:
         self._reading = self.loop.call_later(READ_S, self._look_at_reading, before)
@@ -117,7 +132,7 @@ class BoundedHeads(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._set_deadline()  # the answer to an earlier request is under way: nothing may cut through it
         elif self._head_bytes:
-            self._refuse(408, "The request line and its headers came too slowly. Send them again, over a faster connection.")
+            self._refuse_slow_head()
         else:
             self.transport.close()  # nothing came that could be answered
 
@@ -125,6 +140,9 @@ class BoundedHeads(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _refuse_slow_head(self) -> None:
+        self._refuse(408, "The request line and its headers came too slowly. Send them again, over a faster connection.")
 
     def _refuse(self, status: int, detail: str, *headers: str) -> None:
         body = orjson.dumps(problem(status, str(uuid.uuid4()), detail))

@@ -2,6 +2,7 @@ import contextlib
 import json
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -133,6 +134,49 @@ def test_past_the_limit_busy_connections_stay_and_new_ones_are_told_to_come_back
             busy.sendall(picture[1:])
             assert all_of(busy).startswith(b"HTTP/1.1 200 ")
     assert httpx.get(f"{url}/health").status_code == 200
+
+
+@pytest.fixture
+def crowded(open_door, monkeypatch) -> Callable[..., str]:
+    """`crowded(2, young_head_s=0.1)`: the address of a server that takes two connections, and is patient with a head for so long
+    while it has them."""
+    def crowded(max_connections: int, *, young_head_s: float) -> str:
+        monkeypatch.setattr("onprem.heads.BoundedHeads.max_connections", max_connections)
+        monkeypatch.setattr("onprem.heads.YOUNG_HEAD_S", young_head_s)
+        return str(open_door().base_url).rstrip("/")
+    return crowded
+
+
+def test_past_the_limit_the_slowest_head_makes_room(crowded) -> None:
+    url = crowded(2, young_head_s=0.1)
+    with connected(url) as slowest, connected(url) as slow:
+        for half in (slowest, slow):
+            half.sendall(WHOLE[:20])
+            time.sleep(0.5)  # it is read, and no longer young
+        assert httpx.get(f"{url}/health").status_code == 200
+        assert all_of(slowest).startswith(b"HTTP/1.1 408 ")
+        slow.sendall(WHOLE[20:])
+        assert slow.recv(65_536).startswith(b"HTTP/1.1 200 "), "one that makes room is enough"
+
+
+def test_past_the_limit_a_young_head_stays(crowded) -> None:
+    url = crowded(1, young_head_s=60)
+    with connected(url) as young:
+        young.sendall(WHOLE[:20])
+        time.sleep(0.5)
+        assert httpx.get(f"{url}/health").status_code == 503
+        young.sendall(WHOLE[20:])
+        assert young.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_past_the_limit_who_sends_a_body_is_no_slow_head(crowded, jpeg) -> None:
+    url, picture = crowded(1, young_head_s=0), jpeg()
+    with connected(url) as sending:
+        sending.sendall(b"POST /predict HTTP/1.1\r\nHost: door\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture[:9])
+        time.sleep(0.5)
+        assert httpx.get(f"{url}/health").status_code == 503
+        sending.sendall(picture[9:])
+        assert sending.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_who_does_not_read_an_answer_is_hung_up_on(open_door, draw, encode, monkeypatch) -> None:
