@@ -594,9 +594,10 @@ def expect_status(status: str | None) -> None:
 
 
 def parse_time(text: str, name: str) -> datetime:
-    """ISO 8601 -> a moment: UTC unless it says otherwise; a date is its midnight. Raises BadRequest naming `name`."""
+    """ISO 8601 -> a moment: UTC unless it says otherwise; a date is its midnight; small letters are as good (RFC 3339, section
+    5.6). Raises BadRequest naming `name`."""
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.upper())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise BadRequest(f"{name}: expected a time like 2026-01-31T12:00:00Z, got {text[:40]!r}. "

@@ -441,6 +441,7 @@ def test_times_are_read_as_iso_8601():
     noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert parse_time("2026-01-31T12:00:00Z", "from") == noon
     assert parse_time("2026-01-31T13:00:00+01:00", "from") == noon
+    assert parse_time("2026-01-31t12:00:00.0z", "from") == noon, "RFC 3339 lets T and Z be small"
     assert parse_time("2026-01-31T12:00", "from") == noon
     assert parse_time("2026-01-31", "from") == noon - timedelta(hours=12)
 
