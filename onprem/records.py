@@ -30,7 +30,7 @@ RequestId = Annotated[str, Path(min_length=1, max_length=200)]
 
 @routes.get("/results", tags=RESULTS, responses=answers(Records, 404, 422, 503))
 def results(request: Request,
-            request_id: Annotated[str | None, Query(description="This one result only")] = None,
+            request_id: Annotated[str | None, Query(description="This one result only", json_schema_extra=ANY)] = None,
             id: Annotated[str | None, Query(description="This one result only, by its number", json_schema_extra=NUMBER)] = None,
             limit: Annotated[str | None, Query(json_schema_extra=LIMIT)] = None,
             cursor: Annotated[str | None, Query(description="next_cursor of the page before", json_schema_extra=ANY)] = None,

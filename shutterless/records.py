@@ -34,7 +34,7 @@ def find(results: Results, asked: Mapping[str, str]) -> tuple[dict[str, Any], di
     from_, to = (parse_time(asked[name], name) if asked.get(name) else None for name in ("from", "to"))
     status = asked.get("status") or None
     expect_status(status)
-    if "request_id" in asked:
+    if asked.get("request_id"):
         return _alone(existing(results, asked["request_id"]))
     if number is not None:
         return _alone(_numbered(results, number))

@@ -68,7 +68,7 @@ def test_results_are_found_by_id_by_page_and_by_filter(call, filled):
     assert ids_of(call("GET", f"/results?limit=2&cursor={first['next_cursor']}")) == filled[:1]
     assert ids_of(call("GET", "/results?label=green")) == [filled[1]]
     assert ids_of(call("GET", "/results?status=failed")) == []
-    assert ids_of(call("GET", "/results?label=&status=&cursor=&from=&to=")) == filled[::-1]
+    assert ids_of(call("GET", "/results?request_id=&label=&status=&cursor=&from=&to=")) == filled[::-1]
     soon = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     assert ids_of(call("GET", f"/results?from={soon}")) == []
     assert ids_of(call("GET", f"/results?to={soon}")) == filled[::-1]
