@@ -11,7 +11,7 @@ from fastapi import Request
 
 from onprem.batching import Batcher
 from onprem.intake import Intake
-from onprem.pending import DO_NOT_COME, Pending, most_announced
+from onprem.pending import Announced, Pending, most_announced
 from onprem.policies import Policies, Reception
 from onprem.solitude import Solitude
 from onprem.spools import Spools
@@ -50,7 +50,7 @@ class Door:
     form_spools: Spools
     filing: asyncio.Semaphore
     pending: Pending
-    announced: Pending
+    announced: Announced
     solitude: Solitude
     policies: Policies
     reception: Reception
@@ -90,8 +90,7 @@ def build_door(settings: Settings) -> Door:
                 batcher=batcher, opening=opening, worker=worker, tallies=tallies, intake=intake, spools=spools, policies=policies,
                 reception=Reception(), form_spools=form_spools, filing=asyncio.Semaphore(settings.workers),
                 solitude=Solitude(), pending=Pending(settings.max_pending, lambda most: storage.results.count_pending(most)),
-                announced=Pending(most_announced(settings.max_pending), lambda most: storage.results.count_expected(most),
-                                  full=DO_NOT_COME))
+                announced=Announced(most_announced(settings.max_pending), lambda most: storage.results.expected(most)))
 
 
 def door_of(request: Request) -> Door:

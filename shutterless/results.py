@@ -449,11 +449,12 @@ class Results:
 
     def count_pending(self, most: int) -> int:
         """How many are pending, come or not; `most` where there are more."""
-        return self._count(results.c.status == "pending", most)
+        some = sa.select(results.c.id).where(results.c.status == "pending").limit(most).subquery()
+        return int(self._run(sa.select(sa.func.count()).select_from(some))[0][0])
 
-    def count_expected(self, most: int) -> int:
-        """How many of them have not come; `most` where there are more."""
-        return self._count(_EXPECTED, most)
+    def expected(self, most: int) -> list[str]:
+        """The request_ids of those whose picture has not come; `most` of them where there are more."""
+        return [row.request_id for row in self._run(sa.select(results.c.request_id).where(_EXPECTED).limit(most))]
 
     def _latency(self, bucket_s: int) -> list[dict[str, Any]]:
         """Percentiles of each bucket, oldest first. Only one bucket's latencies are in memory at a time, as floats: on
@@ -484,10 +485,6 @@ class Results:
         rows = self._run(sa.select(c.true_label, c.predicted_label, count).where(*both).group_by(c.true_label, c.predicted_label)
                          .order_by(count.desc(), c.true_label, c.predicted_label).limit(CONFUSION_PAIRS))
         return [{"true_label": true, "predicted_label": predicted, "count": n} for true, predicted, n in rows]
-
-    def _count(self, which: sa.ColumnElement[bool], most: int) -> int:
-        some = sa.select(results.c.id).where(which).limit(most).subquery()
-        return int(self._run(sa.select(sa.func.count()).select_from(some))[0][0])
 
     def _held(self, which: sa.ColumnElement[bool], limit: int, for_s: float, counted: dict[str, Any]) -> list[Record]:
         """Put the oldest rows aside for `for_s` seconds, in one statement."""

@@ -1,9 +1,12 @@
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
+import httpx
 import pytest
 
-from onprem.pending import LOOK_AGAIN_S, LOOK_S, Pending, QueueFull, most_announced
+from onprem.pending import LOOK_AGAIN_S, LOOK_S, Announced, Pending, QueueFull, most_announced
 from shutterless.errors import Unavailable
 
 
@@ -44,6 +47,67 @@ def test_who_only_announces_shuts_out_no_upload(open_door, jpeg, monkeypatch) ->
     assert client.post(forms[0]["url"], data=forms[0]["fields"], files={"file": jpeg()}).status_code == 204
     client.delete(f"/results/{forms[1]['request_id']}")
     assert [client.post("/uploads", json=announced).status_code for _ in range(3)] == [201, 201, 503]
+
+
+def test_who_announces_with_one_key_leaves_half_of_the_places_to_the_others(open_door, jpeg, monkeypatch) -> None:
+    monkeypatch.setattr("onprem.pending.LOOK_S", 0.0)
+    monkeypatch.setattr("onprem.pending.LOOK_AGAIN_S", 0.0)
+    client = open_door(max_pending=80, api_keys=("greedy", "modest"))
+
+    def announce(key: str) -> httpx.Response:
+        return client.post("/uploads", json={"content_type": "image/jpeg", "size_bytes": len(jpeg())}, headers={"x-api-key": key})
+
+    tried = [announce("greedy") for _ in range(8)]
+    assert [answer.status_code for answer in tried] == [201] * 4 + [503] * 4
+    assert tried[-1].headers["retry-after"] == "10"
+    assert tried[-1].json()["detail"].startswith("Of the pictures that you announced, 4 have not come yet")
+    assert [announce("modest").status_code for _ in range(2)] == [201, 201]
+    assert announce("greedy").status_code == 503
+    for form in (answer.json() for answer in tried[:4]):
+        assert client.post(form["url"], data=form["fields"], files={"file": jpeg()}).status_code == 204
+    assert announce("greedy").status_code == 201
+
+
+@pytest.fixture
+def announced() -> Callable[[int, list[str]], Announced]:
+    """`announced(5, rows)`: of at most five, of which `rows` wait; it looks each time."""
+    return lambda most, rows: Announced(most, lambda limit: rows[:limit], now=count(step=60.0).__next__)
+
+
+def write(announced: Announced, rows: list[str], request_id: str, holder: bytes | None) -> None:
+    with announced.place(request_id, holder):
+        rows.append(request_id)
+
+
+def test_a_row_that_is_being_written_is_its_holders_though_nobody_finds_it(announced) -> None:
+    rows = list[str]()
+    places = announced(5, rows)
+    with places.place("slow", b"one"):
+        write(places, rows, "a", b"one")
+        write(places, rows, "b", b"one")
+        with pytest.raises(QueueFull, match="you announced, 3 have not come"):
+            write(places, rows, "c", b"one")
+    write(places, rows, "c", b"one")  # the slow one was never written
+
+
+def test_rows_from_before_a_start_are_nobodys_and_are_counted(announced) -> None:
+    rows = [f"before{number}" for number in range(6)]
+    places = announced(8, rows)
+    write(places, rows, "a", b"one")
+    with pytest.raises(QueueFull, match="you announced, 1 have not come"):
+        write(places, rows, "b", b"one")
+    write(places, rows, "b", b"two")
+    with pytest.raises(QueueFull, match="8 announced pictures"):
+        write(places, rows, "c", b"three")
+
+
+def test_where_no_key_is_asked_for_all_places_are_one_clients(announced) -> None:
+    rows = list[str]()
+    places = announced(3, rows)
+    for number in range(3):
+        write(places, rows, f"{number}", None)
+    with pytest.raises(QueueFull, match="3 announced pictures"):
+        write(places, rows, "c", None)
 
 
 def test_few_of_those_that_wait_may_be_announced_alone() -> None:

@@ -145,12 +145,12 @@ def test_many_forms_that_are_over_at_once_keep_no_picture_waiting_for_long(stora
     add(storage, "came", jpeg("green"))
     ticks, claim, left = count(step=0.1), storage.results.claim, []
     monkeypatch.setattr("shutterless.expiry.monotonic", lambda: next(ticks))
-    monkeypatch.setattr(storage.results, "claim", lambda *how: left.append(storage.results.count_expected(1_000)) or claim(*how))
+    monkeypatch.setattr(storage.results, "claim", lambda *how: left.append(len(storage.results.expected(1_000))) or claim(*how))
     worker.start()
     assert settled(storage, "came").predicted_label == "green"
     assert left[0] >= 8 * AT_ONCE
     assert settled(storage, f"over{10 * AT_ONCE - 1}").error == NEVER_ARRIVED
-    assert storage.results.count_expected(1_000) == 0
+    assert storage.results.expected(1_000) == []
 
 
 def test_stopping_finishes_what_was_taken(storage, worker, jpeg, monkeypatch) -> None:

@@ -67,7 +67,7 @@ def test_one_result_and_the_queue_are_found_without_a_search(counted) -> None:
     results, since = counted
     since()
     assert results.get("r77777").predicted_label == "label-7"
-    assert results.backlog().pending == results.count_pending(1_000) == results.count_expected(1_000) == 0
+    assert results.backlog().pending == results.count_pending(1_000) == len(results.expected(1_000)) == 0
     assert results.claim(2, 30) == []
     assert since() <= STEPS
 
