@@ -1,6 +1,11 @@
 """The Helm chart, linted and rendered by Helm's own library, and held to Kubernetes' schemas."""
 
+import base64
+import json
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -26,8 +31,16 @@ def rendered(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Kind -> object, in the namespace `pictures`."""
     from helm_python import Chart
 
-    texts = Chart.load(CHART).render(with_image(values), name="land", namespace="pictures").values()
+    files = Chart.load(CHART).render(with_image(values), name="land", namespace="pictures")
+    texts = [text for path, text in files.items() if path.endswith(".yaml")]
     return {document["kind"]: document for text in texts for document in yaml.safe_load_all(text) if document}
+
+
+def notes(values: dict[str, Any]) -> str:
+    """What Helm says after an installation."""
+    from helm_python import Chart
+
+    return Chart.load(CHART).render(with_image(values), name="land", namespace="pictures")["shutterless/templates/NOTES.txt"]
 
 
 @pytest.mark.parametrize("values", SETTINGS.values(), ids=SETTINGS)
@@ -70,6 +83,63 @@ def test_several_servers_share_a_database_and_a_bucket_and_no_volume():
     assert environment(made["Deployment"])["SHUTTERLESS_OBJECTS"] == "s3://bucket/pictures"
     assert environment(made["Deployment"])["SHUTTERLESS_FORM_SECRET"] == {
         "secretKeyRef": {"name": "shutterless-keys", "key": "form-secret"}}, "each takes the forms of the others"
+
+
+@pytest.fixture
+def cluster() -> Iterator[Callable[..., dict[str, str]]]:
+    """`cluster(values, keys={"api-keys": "k"})`: the chart as it is rendered where the secret shutterless-keys holds these."""
+    secret: dict[str, Any] = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "shutterless-keys"}}
+    answers = {"/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": [
+        {"name": "secrets", "singularName": "secret", "namespaced": True, "kind": "Secret", "verbs": ["get"]}]},
+        "/api/v1/namespaces/pictures/secrets/shutterless-keys": secret}
+
+    class ApiServer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = answers.get(self.path.partition("?")[0])
+            body = json.dumps(found or {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}).encode()
+            self.send_response(200 if found else 404)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ApiServer)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+
+    def render(values: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
+        from helm_python import Chart, Config
+
+        secret["data"] = {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()}
+        with Config(kube_apiserver=f"http://127.0.0.1:{server.server_port}", namespace="pictures") as config:
+            return config.render(Chart.load(CHART), with_image(values), name="land", namespace="pictures")
+
+    yield render
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_secret_without_what_signs_forms_is_refused_before_pods_wait_for_it(cluster):
+    from helm_python import HelmRenderError
+
+    for keys in ({"api-keys": "k"}, {"api-keys": "k", "form-secret": "short"}, {}):
+        with pytest.raises(HelmRenderError, match="expected form-secret, of 32 characters or more, in the secret shutterless-keys"
+                           ) as refused:
+            cluster(APART, keys)
+        assert "kubectl -n pictures patch secret shutterless-keys --type merge" in str(refused.value)
+    assert "SHUTTERLESS_FORM_SECRET" in "".join(cluster(APART, {"api-keys": "k", "form-secret": 48 * "a"}).values())
+    assert "SHUTTERLESS_FORM_SECRET" not in "".join(cluster({}, {"api-keys": "k"}).values()), "one server makes its own"
+
+
+def test_the_notes_say_what_pods_wait_for_and_where_the_api_is():
+    assert 'patch secret shutterless-keys --type merge -p "{\\"stringData\\":{\\"form-secret\\":\\"$(openssl' in notes(FULL)
+    assert "https://pictures.example.org" in notes(FULL)
+    assert "form-secret" not in notes({}), "one server makes its own"
+    assert "port-forward service/land 8000:80" in notes({})
 
 
 @pytest.mark.parametrize(("tls", "scheme"), [("tls", "https"), ("", "http")])

@@ -18,3 +18,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "shutterless.alone" -}}
 {{ not (and .Values.database.secret .Values.objects) }}
 {{- end }}
+
+{{/* For who has several servers, and no secret with which they sign forms for each other. */}}
+{{- define "shutterless.form-secret-command" -}}
+kubectl -n {{ .Release.Namespace }} patch secret {{ .Values.keys.secret }} --type merge -p "{\"stringData\":{\"form-secret\":\"$(openssl rand -hex 24)\"}}"
+{{- end }}
