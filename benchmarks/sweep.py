@@ -9,8 +9,8 @@ with a single client too; the medians of these runs decide, and of two that are 
 single client.
 
 Each trial is kept under var/bench/sweep/ as soon as it is over: the same command goes on where it was stopped, and measures
-nothing twice for the same bundle, lock, seconds and, of our server, code; --anew forgets what was measured. Our own best settings
-are a proposal: they are fixed in the code (ours/README.md).
+nothing twice for the same bundle, seconds and code, which of a peer is its folder with its lock; --anew forgets what was
+measured. Our own best settings are a proposal: they are fixed in the code (ours/README.md).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.contestants import (
     OURS,
+    PEERS,
     ROOT,
     Contestant,
     Expected,
@@ -48,6 +49,8 @@ from shutterless.bundles import Bundle, read_bundle
 
 KEPT = ROOT / "var/bench/sweep"
 OUR_CODE = (ROOT / "shutterless", ROOT / "onprem")
+SHARED = PEERS / "model.py"  # by all peers
+RUN = (".py", ".json", ".txt")  # of a peer's folder
 FINALISTS = 2
 ALIKE = 0.97
 CHECKED = 5  # answers that a trial is checked by; those of the first one are all checked
@@ -74,17 +77,26 @@ class Sweep:
 
     def conditions(self) -> dict[str, Any]:
         """What must be the same for two trials to be compared."""
-        lock = self.peer.folder / "requirements.txt"
-        code = {"code": digest_of(OUR_CODE)} if self.peer.name == OURS.name else {}
         return {"server": self.peer.name, "model": self.bundle.manifest.name, "sha256": self.bundle.sha256,
-                "seconds": self.seconds, "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
-                **code, "cpu": machine()["cpu"], "cpus": machine()["cpus"]}
+                "seconds": self.seconds, "code": code_of(self.peer), "cpu": machine()["cpu"], "cpus": machine()["cpus"]}
 
 
-def digest_of(folders: Sequence[Path]) -> str:
-    """SHA-256 of the Python files below them, with their names."""
-    told = [f"{file.relative_to(folder.parent)} {hashlib.sha256(file.read_bytes()).hexdigest()}"
-            for folder in folders for file in sorted(folder.rglob("*.py"))]
+def code_of(peer: Contestant) -> str:
+    """SHA-256 of what its trials run, whatever their settings: of our server the code, of a peer its folder, less what tells of
+    it and of its trials."""
+    if peer.name == OURS.name:
+        return _digest_of([(str(file.relative_to(folder.parent)), file.read_bytes())
+                           for folder in OUR_CODE for file in sorted(folder.rglob("*.py"))])
+    files = [file for file in sorted(peer.folder.iterdir())
+             if file.suffix in RUN and file.name not in ("peer.json", "sweep.json")]
+    described = json.loads((peer.folder / "peer.json").read_text())
+    run = {name: value for name, value in described.items() if name not in ("title", "tuned", "sweep")}
+    return _digest_of([(f"../{SHARED.name}", SHARED.read_bytes()), *((file.name, file.read_bytes()) for file in files),
+                       ("peer.json", json.dumps(run, sort_keys=True).encode())])
+
+
+def _digest_of(files: Sequence[tuple[str, bytes]]) -> str:
+    told = [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in files]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
@@ -127,8 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = KEPT / f"{each.peer.name}-{each.precision}.jsonl"
             if options.anew:
                 path.unlink(missing_ok=True)
-            trials = sweep(each, Kept(path, each.conditions()), lambda: bar.advance(task))
-            write(each.peer, each.precision, trials, told | {"model": each.bundle.manifest.name})
+            conditions = each.conditions()
+            trials = sweep(each, Kept(path, conditions), lambda: bar.advance(task))
+            write(each.peer, each.precision, trials, told | {"model": conditions["model"], "code": conditions["code"]})
             print(f"{each.peer.title}, {each.precision}: {best_of(trials)}", flush=True)
         bar.update(task, completed=bar.tasks[0].total)
     return 0

@@ -158,6 +158,14 @@ def test_a_peer_s_tuned_settings_are_the_best_of_its_sweep(peer):
         assert best_of(recorded[precision]["trials"]) == settings
 
 
+@pytest.mark.parametrize("peer", peers(), ids=lambda peer: peer.name)
+def test_a_peer_was_swept_as_it_is(peer):
+    from benchmarks.sweep import code_of
+
+    recorded = json.loads((peer.folder / "sweep.json").read_text())
+    assert {found["code"] for found in recorded.values()} == {code_of(peer)}, f"python -m benchmarks.sweep --only {peer.name}"
+
+
 @pytest.mark.parametrize("lock", sorted(PEERS.glob("*/requirements.txt")), ids=lambda lock: lock.parent.name)
 def test_a_peer_s_lock_pins_all_by_hash_names_no_address_and_runs_our_onnxruntime(lock):
     text = lock.read_text()

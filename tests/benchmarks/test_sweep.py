@@ -2,12 +2,13 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from benchmarks.contestants import ours_to_tune, peers
+from benchmarks.contestants import PEERS, ours_to_tune, peers
 from benchmarks.servers import expected_of
-from benchmarks.sweep import Kept, Sweep, attempted, best_of, laid_over, sweep, write
+from benchmarks.sweep import Kept, Sweep, attempted, best_of, code_of, laid_over, sweep, write
 from shutterless.bundles import read_bundle
 
 
@@ -74,6 +75,33 @@ def test_what_was_measured_of_other_code_is_not_taken_up(job, tmp_path, monkeypa
     assert len(Kept(tmp_path / "kept", ours.conditions()).trials) == 1
     (tmp_path / "onprem/door.py").write_text("BATCH = 16\n")
     assert Kept(tmp_path / "kept", ours.conditions()).trials == []
+
+
+@pytest.fixture
+def peer(tmp_path, monkeypatch):
+    """A copy of one that can be edited, and of what all peers share."""
+    monkeypatch.setattr("benchmarks.sweep.SHARED", Path(shutil.copy(PEERS / "model.py", tmp_path)))
+    original = next(peer for peer in peers() if peer.name == "mlserver")
+    return replace(original, folder=Path(shutil.copytree(original.folder, tmp_path / "mlserver")))
+
+
+@pytest.mark.parametrize("name", ["mlserver/server.py", "mlserver/settings.json", "mlserver/requirements.txt", "model.py"])
+def test_what_was_measured_of_a_peer_s_other_files_is_not_taken_up(job, peer, tmp_path, name):
+    theirs = replace(job, peer=peer)
+    Kept(tmp_path / "kept", theirs.conditions()).add(trial("1", 5.0, 1.0))
+    with (tmp_path / name).open("a") as file:
+        file.write("\n")
+    assert Kept(tmp_path / "kept", theirs.conditions()).trials == []
+
+
+def test_a_peer_s_command_is_its_code_and_what_was_found_best_is_not(peer):
+    before = code_of(peer)
+    write(peer, "fp32", [trial("8", 100.0, 30.0, final=1)], {"seconds": 2})
+    (peer.folder / "README.md").write_text("# MLServer, explained better\n")
+    assert code_of(peer) == before
+    config = peer.folder / "peer.json"
+    config.write_text(config.read_text().replace('"start", "."', '"start", "--quick", "."'))
+    assert code_of(peer) != before
 
 
 def test_a_trial_starts_our_server_with_what_is_fixed_in_its_code(models_dir, pictures):
