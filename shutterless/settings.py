@@ -79,7 +79,7 @@ class Settings:
     max_waiting: requests that may wait for a worker; the next one is told to come back.
     max_pending: rows that may wait for their answer, or, a few of them, for their picture; the next upload is told to come back.
     batch_files, batch_bytes: of one batch, all of its pictures together.
-    max_connections: at the same time; past them, idle ones are closed, and then new ones are told to come back.
+    max_connections: at the same time; past them, idle and slow ones are closed, and then new ones are told to come back.
     api_keys, api_keys_file (one a line, read anew when it changes): any of them opens every route; none leaves the door open.
     metrics_key: opens /metrics alone.
     rate_per_s, rate_burst: how many requests a key has in a second, and at once (default: a second's); 0: as many as it likes.
