@@ -28,12 +28,11 @@ class BoundedHeads(HttpToolsProtocol):
     _in_head = True
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
-    _idle_since = 0.0
-    _head_since = 0.0
+    _since = 0.0  # it waits: from the connection, the last answer, or the first bytes of a head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(transport)
-        self._idle_since = self.loop.time()
+        self._since = self.loop.time()
         if len(self.connections) > self.max_connections and not self._make_room():
             self._refuse(503, "The server has as many connections as it may. Try again in a second.", "retry-after: 1")
             return
@@ -54,13 +53,13 @@ class BoundedHeads(HttpToolsProtocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
-        self._idle_since = self.loop.time()
+        self._since = self.loop.time()
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             if not self._head_bytes:
-                self._head_since = self.loop.time()
+                self._since = self.loop.time()
             self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head or not self._head_bytes or self.transport.is_closing():
@@ -85,30 +84,24 @@ class BoundedHeads(HttpToolsProtocol):
         self._refuse(400, "Expected an HTTP/1.1 request, got something else. Let an HTTP library write it.")
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle for longest, else the one that is slowest with its head; False
-        where each has a request under way, or a young head."""
-        others = [other for other in self.connections if isinstance(other, BoundedHeads) and other is not self]
-        if idle := [other for other in others if other._is_idle()]:
-            oldest = min(idle, key=lambda other: other._idle_since)
-            oldest.transport.abort()
-        elif slow := [other for other in others if other._is_slow()]:
-            oldest = min(slow, key=lambda other: other._head_since)
+        """Close the connection that has waited for longest, idle or slow with a head; False where each has a request under way,
+        or a young head. Not idle ones first: one of a moment ago, whose head is on its way, must not go before a slow one."""
+        others = (other for other in self.connections if isinstance(other, BoundedHeads) and other is not self)
+        waiting = [other for other in others if other._waits()]
+        if not waiting:
+            return False
+        oldest = min(waiting, key=lambda other: other._since)
+        self.connections.discard(oldest)
+        if oldest._head_bytes:
             oldest._refuse_slow_head()
         else:
-            return False
-        self.connections.discard(oldest)
+            oldest.transport.abort()
         return True
 
-    def _is_idle(self) -> bool:
-        """Nothing came of a request, nothing is owed of an answer."""
-        return self._owes_nothing() and not self._head_bytes
-
-    def _is_slow(self) -> bool:
-        """A request began to come a while ago, and there is no more of it than a part of its head."""
-        return self._owes_nothing() and self._head_bytes > 0 and self.loop.time() - self._head_since > YOUNG_HEAD_S
-
-    def _owes_nothing(self) -> bool:
-        return self._in_head and (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
+    def _waits(self) -> bool:
+        """Nothing is owed of an answer; of a request nothing came, or a part of its head that began to come a while ago."""
+        return (self._in_head and (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
+                and (not self._head_bytes or self.loop.time() - self._since > YOUNG_HEAD_S))
 
     def _expect_reading(self, before: int) -> None:
         self._reading = self.loop.call_later(READ_S, self._look_at_reading, before)

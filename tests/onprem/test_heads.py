@@ -159,6 +159,19 @@ def test_past_the_limit_the_slowest_head_makes_room(crowded) -> None:
         assert slow.recv(65_536).startswith(b"HTTP/1.1 200 "), "one that makes room is enough"
 
 
+def test_past_the_limit_a_new_connection_stays_before_a_slow_head(crowded) -> None:
+    url = crowded(2, young_head_s=0.1)
+    with connected(url) as slow:
+        slow.sendall(WHOLE[:20])
+        time.sleep(0.5)  # it is read, and no longer young
+        with connected(url) as new:
+            time.sleep(0.2)
+            assert httpx.get(f"{url}/health").status_code == 200
+            assert all_of(slow).startswith(b"HTTP/1.1 408 ")
+            new.sendall(WHOLE)
+            assert new.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_past_the_limit_a_young_head_stays(crowded) -> None:
     url = crowded(1, young_head_s=60)
     with connected(url) as young:
