@@ -92,16 +92,21 @@ class BoundedHeads(HttpToolsProtocol):
             return False
         oldest = min(waiting, key=lambda other: other._since)
         self.connections.discard(oldest)
-        if oldest._head_bytes:
+        if oldest._head_bytes and not oldest.transport.get_write_buffer_size():
             oldest._refuse_slow_head()
         else:
             oldest.transport.abort()
         return True
 
     def _waits(self) -> bool:
-        """Nothing is owed of an answer; of a request nothing came, or a part of its head that began to come a while ago."""
-        return (self._in_head and (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
-                and (not self._head_bytes or self.loop.time() - self._since > YOUNG_HEAD_S))
+        """No answer is under way; of a request nothing came, or a part of its head that began to come a while ago. Or the end of
+        the last answer has not been read for long: closed or not, such a connection would stay for ever."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        since_s = self.loop.time() - self._since
+        if self.transport.get_write_buffer_size():
+            return since_s > READ_S
+        return self._in_head and not self.transport.is_closing() and (not self._head_bytes or since_s > YOUNG_HEAD_S)
 
     def _expect_reading(self, before: int) -> None:
         self._reading = self.loop.call_later(READ_S, self._look_at_reading, before)

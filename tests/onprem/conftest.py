@@ -34,7 +34,7 @@ def jpeg(encode: Callable[..., bytes]) -> Callable[..., bytes]:
 @pytest.fixture
 def open_door(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., httpx.Client]]:
     """`open_door(max_bytes=1000, ...)`: a client of a new server with these settings, which runs until the test ends;
-    `client.door` is what the server is made of."""
+    `client.door` is what the server is made of, `client.listener` the socket that it listens on."""
     with ExitStack() as stack:
         def open_door(*, headers: dict[str, str] | None = None, **settings: Any) -> httpx.Client:
             everything: dict[str, Any] = {"model": "colours", "models_dir": models_dir, "var_dir": tmp_path / "var"}
@@ -42,6 +42,7 @@ def open_door(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., httpx.
             url = stack.enter_context(server)
             client = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=30))
             client.door = server.app.state.door  # type: ignore[attr-defined]
+            client.listener = server.listener  # type: ignore[attr-defined]
             return client
         yield open_door
 

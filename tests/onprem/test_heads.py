@@ -205,3 +205,18 @@ def test_who_does_not_read_an_answer_is_hung_up_on(open_door, draw, encode, monk
             received = all_of(lazy)
         assert len(received) < len(large)
     assert client.get(f"/results/{request_id}/image").content == large
+
+
+def test_past_the_limit_who_leaves_the_end_of_an_answer_unread_makes_room(open_door, draw, encode, monkeypatch) -> None:
+    monkeypatch.setattr("onprem.heads.READ_S", 0.3)
+    monkeypatch.setattr("onprem.heads.BoundedHeads.max_connections", 1)
+    client = open_door()
+    client.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # else the system takes it all
+    picture = encode(draw((100, 100)), "BMP")  # less than what makes the server wait for a reader
+    request_id, url = client.post("/upload", content=picture).json()["request_id"], str(client.base_url).rstrip("/")
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        lazy.connect((client.base_url.host, client.base_url.port))
+        lazy.sendall(f"GET /results/{request_id}/image HTTP/1.1\r\nHost: door\r\nConnection: close\r\n\r\n".encode())
+        time.sleep(1)
+        assert httpx.get(f"{url}/health").status_code == 200
