@@ -7,6 +7,7 @@ import asyncio
 import uuid
 
 import orjson
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shutterless.problems import CONTENT_TYPE, problem
@@ -16,6 +17,7 @@ MAX_HEAD_BYTES = 65_536  # with one read of the socket on top; proxies and clien
 READ_S = 30.0  # an answer that waits to be read is looked at so often
 MIN_BYTES_PER_S = 1_000  # that a client has to read in that time
 CONNECTION = "connection"  # in a request's state: over which one it came; a proxy's headers change the client's address
+WHOLE = "whole"  # in a request's state, where its body came before anybody asked for it
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -75,6 +77,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_head = True
+        self.scope["state"][WHOLE] = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -137,3 +140,8 @@ class BoundedHeads(HttpToolsProtocol):
 def bounded_to(max_connections: int) -> type[BoundedHeads]:
     """The protocol of a server that takes so many connections at the same time."""
     return type("BoundedHeads", (BoundedHeads,), {"max_connections": max_connections})
+
+
+def is_whole(scope: Scope) -> bool:
+    """Whether the request's body is all here, so that nobody has to wait for it. False where that is not known."""
+    return WHOLE in scope.get("state", ())
