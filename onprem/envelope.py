@@ -46,8 +46,8 @@ class Envelope:
             return
         request_id = next(self._ids)
         answer = _Answer(send, request_id, has_body=scope["method"] != "HEAD")
-        inner = dict(scope) | {"state": scope.get("state", {}) | {"request_id": request_id},
-                               "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
+        inner = {**scope, "state": {**scope.get("state", {}), "request_id": request_id},
+                 "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
         self._tallies.began()
         try:
             refusal = self._refusal(scope, request_id)

@@ -7,6 +7,7 @@ import asyncio
 import uuid
 
 import orjson
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shutterless.problems import CONTENT_TYPE, problem
@@ -17,6 +18,7 @@ YOUNG_HEAD_S = 2.0  # so long it is left in peace where there are too many conne
 READ_S = 30.0  # an answer that waits to be read is looked at so often
 MIN_BYTES_PER_S = 1_000  # that a client has to read in that time
 CONNECTION = "connection"  # in a request's state: over which one it came; a proxy's headers change the client's address
+WHOLE = "whole"  # in a request's state, where its body came before anybody asked for it
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -78,6 +80,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_head = True
+        self.scope["state"][WHOLE] = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -153,3 +156,8 @@ class BoundedHeads(HttpToolsProtocol):
 def bounded_to(max_connections: int) -> type[BoundedHeads]:
     """The protocol of a server that takes so many connections at the same time."""
     return type("BoundedHeads", (BoundedHeads,), {"max_connections": max_connections})
+
+
+def is_whole(scope: Scope) -> bool:
+    """Whether the request's body is all here, so that nobody has to wait for it. False where that is not known."""
+    return WHOLE in scope.get("state", ())

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import Request
 
+from onprem.heads import is_whole
 from onprem.rooms import Body, Room
 from shutterless.bodies import FORM_BYTES
 from shutterless.errors import TooLarge
@@ -37,8 +38,11 @@ class Intake(Room):
         self.expect_place()
         body, chunks = Body(), list[bytes]()
         try:
-            await self._read(request, body, chunks)
-            chunks[:] = [b"".join(chunks)]  # the pieces go: a body is held once
+            if is_whole(request.scope):
+                self._keep(body, chunks, await request.body())
+            else:
+                await self._read(request, body, chunks)
+                chunks[:] = [b"".join(chunks)]  # the pieces go: a body is held once
             self.take_place(body)
             yield chunks[0]
         finally:
@@ -55,13 +59,16 @@ class Intake(Room):
                 async for chunk in request.stream():
                     if not chunk:  # the end
                         continue
-                    self._check_size(body.held_bytes + len(chunk))
-                    self.hold(body, len(chunk))
-                    chunks.append(chunk)
+                    self._keep(body, chunks, chunk)
                     body.came(len(chunk))
         except TimeoutError:
             raise body.too_slow() from None
         self.arrived(body)
+
+    def _keep(self, body: Body, chunks: list[bytes], chunk: bytes) -> None:
+        self._check_size(body.held_bytes + len(chunk))
+        self.hold(body, len(chunk))
+        chunks.append(chunk)
 
     def _check_size(self, body_bytes: int) -> None:
         if body_bytes > self.max_body_bytes:

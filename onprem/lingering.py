@@ -11,6 +11,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from onprem.heads import is_whole
+
 LINGER_BYTES = 100_000_000
 LINGER_S = 10.0
 
@@ -22,7 +24,7 @@ class Lingering:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _announces_a_body(scope):
+        if scope["type"] == "http" and not is_whole(scope) and _announces_a_body(scope):
             exchange = _Exchange(receive, send)
             receive, send = exchange.receive, exchange.send
         await self._app(scope, receive, send)

@@ -13,6 +13,7 @@ from PIL.ImageFile import ImageFile
 from shutterless.errors import TooLarge, UnsupportedPicture
 from shutterless.exif import orientation
 from shutterless.formats import PNG, PictureFormat, refusal, sniff
+from shutterless.jpeg import plain_size
 from shutterless.pillow import open_header, refusing
 from shutterless.room import Room, return_freed_blocks
 
@@ -61,6 +62,10 @@ def reading(picture: bytes, limits: Limits = LIMITS) -> Iterator[Image.Image]:
     if len(picture) > limits.max_bytes:
         raise TooLarge(f"Expected at most {limits.max_bytes:,} bytes, got {len(picture):,}. "
                        "Save the picture smaller or with more compression.")
+    plain = _small_plain_jpeg(picture, limits)
+    if plain is not None:
+        yield plain
+        return
     found = sniff(picture)
     if found is None:
         raise refusal(picture)
@@ -74,6 +79,19 @@ def reading(picture: bytes, limits: Limits = LIMITS) -> Iterator[Image.Image]:
         if rgb is not image:
             image.close()
         yield rgb
+
+
+def _small_plain_jpeg(picture: bytes, limits: Limits) -> Image.Image | None:
+    """What Pillow's plugin would give, in half the time, by the same decoder. None for all that is not small, plain and whole:
+    the plugin looks at it, and says what is wrong with it."""
+    size = plain_size(picture)
+    if size is None or size[0] * size[1] > SMALL_PIXELS:
+        return None
+    _check_size(size, limits)
+    try:
+        return Image.frombytes("RGB", size, picture, "jpeg", "RGB", "")
+    except (ValueError, OSError, MemoryError):
+        return None
 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:
