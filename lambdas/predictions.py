@@ -61,8 +61,8 @@ class Predictions:
 
 
 def read_top(text: str | None) -> int:
-    """How many labels to rank, of the query's `top`. Raises BadRequest."""
-    if text is None:
+    """How many labels to rank, of the query's `top`, where an empty one counts as not filled in. Raises BadRequest."""
+    if not text:
         return TOP
     if not re.fullmatch(r"\s*[+]?[0-9]{1,9}\s*", text) or not 1 <= int(text) <= MAX_TOP:
         shown = text[:80].encode("ascii", "replace").decode()

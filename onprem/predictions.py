@@ -7,22 +7,26 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BeforeValidator
 from starlette.types import Receive, Scope, Send
 
 from onprem.answers import REFUSALS, json_answer, refusal
 from onprem.batching import Ready
-from onprem.docs import PICTURE, answers
+from onprem.docs import EMPTY, PICTURE, answers, fillable
 from onprem.door import Door, door_of
 from onprem.heads import CONNECTION
 from onprem.schemas import Models, Prediction
 from shutterless.bodies import Submission, read_submission
+from shutterless.classifier import TOP
 from shutterless.errors import TooLarge
 
 QUICK_BYTES, QUICK_S = 32_768, 0.01
 MODEL = "A bundle as NAME (its newest version) or NAME/VERSION; GET /models lists them."
 
-
 routes = APIRouter(tags=["predict"])
+Model = Annotated[str | None, Query(description=MODEL, json_schema_extra=fillable(type="string"))]
+Top = Annotated[int, BeforeValidator(lambda sent: sent or TOP),  # an empty one counts as not filled in
+                Query(ge=1, le=1000, description="How many labels to rank", json_schema_extra={EMPTY: True})]
 
 
 async def shortcut(scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,8 +40,7 @@ async def shortcut(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @routes.post("/predict", openapi_extra=PICTURE, responses=answers(Prediction, 400, 404, 408, 413, 415, 422, 503))
-async def predict(request: Request, model: Annotated[str | None, Query(description=MODEL)] = None,
-                  top: Annotated[int, Query(ge=1, le=1000, description="How many labels to rank")] = 5) -> Response:
+async def predict(request: Request, model: Model = None, top: Top = TOP) -> Response:
     """Classify one picture, and answer with its label."""
     door = door_of(request)
     content_type = request.headers.get("content-type", "")

@@ -14,7 +14,7 @@ from onprem.batching import Ready
 from onprem.docs import KEPT_PICTURE, ON_PREM, TASK, TRUE_LABEL, answers, fillable
 from onprem.door import Door, door_of
 from onprem.machine import system_resources
-from onprem.predictions import MODEL
+from onprem.predictions import Model
 from onprem.schemas import Receipt, Uploaded
 from shutterless.bodies import read_submission
 from shutterless.classifier import TOP, Answer
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 routes = APIRouter()
 Task = Annotated[str | None, Query(json_schema_extra=fillable(**TASK))]
-Model = Annotated[str | None, Query(description=MODEL, json_schema_extra=fillable(type="string"))]
 TrueLabel = Annotated[str | None, Query(description="What the picture really shows", json_schema_extra=fillable(**TRUE_LABEL))]
 
 

@@ -37,9 +37,10 @@ def test_top_ranks_as_many_labels_as_asked(client, jpeg) -> None:
         ranked = client.post("/predict", params={"top": top}, content=jpeg()).json()["top"]
         assert len(ranked) == count
     assert client.post("/predict", content=jpeg()).json()["top"][0]["label"] == "red"
+    assert len(client.post("/predict?top=&model=", content=jpeg()).json()["top"]) == 3  # a form left empty
 
 
-@pytest.mark.parametrize("top", ["0", "-1", "1001", "abc", "", "1e3", "9" * 400])
+@pytest.mark.parametrize("top", ["0", "-1", "1001", "abc", "1e3", "9" * 400])
 def test_a_bad_top_is_refused_by_name(client, jpeg, top: str) -> None:
     answer = client.post("/predict", params={"top": top}, content=jpeg())
     assert answer.status_code == 422
