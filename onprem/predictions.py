@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from starlette.types import Receive, Scope, Send
 
 from onprem.answers import REFUSALS, json_answer, refusal
@@ -25,8 +25,8 @@ MODEL = "A bundle as NAME (its newest version) or NAME/VERSION; GET /models list
 
 routes = APIRouter(tags=["predict"])
 Model = Annotated[str | None, Query(description=MODEL, json_schema_extra=fillable(type="string"))]
-Top = Annotated[int, BeforeValidator(lambda sent: sent or TOP),  # an empty one counts as not filled in
-                Query(ge=1, le=1000, description="How many labels to rank", json_schema_extra={EMPTY: True})]
+Top = Annotated[int, Field(ge=1, le=1000), BeforeValidator(lambda sent: sent or TOP),  # an empty one counts as not filled in
+                Query(description="How many labels to rank", json_schema_extra={EMPTY: True})]
 
 
 async def shortcut(scope: Scope, receive: Receive, send: Send) -> None:
