@@ -18,6 +18,7 @@ from shutterless.pictures import LIMITS, Limits, reading
 from shutterless.preprocessing import to_pixels
 from shutterless.sessions import Session
 
+NO_EXIF = b"\xff\xe1\x00\x02"  # a segment for EXIF with nothing in it: a JPEG with it goes the way of a phone's
 TOP = 5
 
 
@@ -164,7 +165,8 @@ class Classifier:
     def warm_up(self) -> None:
         """Take one blank picture the whole way, so that the first real one finds all imported and allocated."""
         side = self.manifest.input.side + 1  # so that it is resized
-        self.pixels(Image.new("RGB", (side, side)).tobytes("jpeg", "RGB"))  # save() would import what writes other formats
+        plain = Image.new("RGB", (side, side)).tobytes("jpeg", "RGB")  # save() would import what writes other formats
+        self.pixels(plain[:2] + NO_EXIF + plain[2:])
         self.predictions(self._session.warm_up())
         self.run_s = self._session.run_s
 

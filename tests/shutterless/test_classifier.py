@@ -3,7 +3,10 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from shutterless.bundles import as_portable, read_bundle
 from shutterless.classifier import Classifier, energy, softmax
 from shutterless.errors import BadBundle, BadPicture, BadRequest, TooLarge
 from shutterless.pictures import Limits
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -130,6 +135,14 @@ def test_decoding_is_a_part_of_preprocessing(classifier, encode):
 def test_only_the_first_answer_is_a_cold_start_even_after_a_warm_up(classifier, encode):
     classifier.warm_up()
     assert [classifier.predict(colour(encode, "red")).cold_start for _ in range(3)] == [True, False, False]
+
+
+def test_a_warm_up_imports_what_a_photo_needs(bundle_folder):
+    """A plain JPEG does without Pillow's plugin; the first photo of a phone must not wait for it."""
+    code = ("import sys; from shutterless.bundles import read_bundle; from shutterless.classifier import Classifier\n"
+            "Classifier(read_bundle(sys.argv[1])).warm_up(); print(*sys.modules)")
+    shown = subprocess.run([sys.executable, "-c", code, bundle_folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "PIL.JpegImagePlugin" in shown.stdout.split()
 
 
 def test_a_bad_picture_is_refused_and_takes_no_cold_start(classifier, encode):
