@@ -64,7 +64,7 @@ class App(FastAPI):
         self._shortcut = shortcut
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._shortcut and scope.get("path") == "/predict" and scope["method"] == "POST" and not scope["query_string"]:
+        if self._shortcut and scope.get("method") == "POST" and scope["path"] == "/predict" and not scope["query_string"]:
             scope["app"] = self
             await self._shortcut(scope, receive, send)
         else:

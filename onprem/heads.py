@@ -4,6 +4,7 @@ uvicorn bounds none of these, and asks nobody before it reads."""
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 
 import orjson
@@ -19,6 +20,7 @@ READ_S = 30.0  # an answer that waits to be read is looked at so often
 MIN_BYTES_PER_S = 1_000  # that a client has to read in that time
 CONNECTION = "connection"  # in a request's state: over which one it came; a proxy's headers change the client's address
 WHOLE = "whole"  # in a request's state, where its body came before anybody asked for it
+_UPGRADE = re.compile(rb"(?i)\r\nupgrade:")
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -63,6 +65,7 @@ class BoundedHeads(HttpToolsProtocol):
             if not self._head_bytes:
                 self._since = self.loop.time()
             self._head_bytes += len(data)
+            data = _without_upgrade(data)
         super().data_received(data)
         if not self._in_head or not self._head_bytes or self.transport.is_closing():
             return
@@ -77,10 +80,13 @@ class BoundedHeads(HttpToolsProtocol):
         self._in_head, self._head_bytes = False, 0
         self.scope["state"][CONNECTION] = id(self)
         super().on_headers_complete()
+        if self.parser.should_upgrade():  # the parser takes no body of such a request: what comes after it is no request either
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._in_head = True
-        self.scope["state"][WHOLE] = True
+        if not self.parser.should_upgrade():
+            self.scope["state"][WHOLE] = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -97,6 +103,7 @@ class BoundedHeads(HttpToolsProtocol):
         self.connections.discard(oldest)
         if oldest._head_bytes and not oldest.transport.get_write_buffer_size():
             oldest._refuse_slow_head()
+            self.loop.call_later(YOUNG_HEAD_S, oldest.transport.abort)  # it is counted no longer: so long it may read that
         else:
             oldest.transport.abort()
         return True
@@ -151,6 +158,14 @@ class BoundedHeads(HttpToolsProtocol):
                 "connection: close", *headers)
         self.transport.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The header that offers another protocol, as some clients do with each request (h2c), becomes one that nobody reads: a
+    server may ignore it (RFC 9110, section 7.8). It is found where it came whole in one piece."""
+    end = data.find(b"\r\n\r\n")
+    found = _UPGRADE.search(data, 0, end + 2 if end >= 0 else len(data))
+    return data if found is None else data[:found.start()] + b"\r\nx-offer:" + data[found.end():]
 
 
 def bounded_to(max_connections: int) -> type[BoundedHeads]:

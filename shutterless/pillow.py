@@ -32,6 +32,7 @@ from shutterless.formats import BMP, GIF, JPEG, PNG, TIFF, WEBP, PictureFormat
 SMALL_BYTES = 256 * 1024  # a file that cannot hold enough pieces to do harm: its reads are not counted
 MAX_READS = 200_000  # a phone's photo takes some hundred, a TIFF of 65,536 strips twice that number
 MAX_TAG_VALUES = 65_536
+MAX_SCANS = 100  # of a JPEG; progressive ones have some ten, and libjpeg goes over all pixels for each
 MAX_TILE_PIXELS = 2048 * 2048  # or the whole picture, if that is more
 
 _PLUGINS = {JPEG: "Jpeg", PNG: "Png", WEBP: "WebP", GIF: "Gif", BMP: "Bmp", TIFF: "Tiff"}
@@ -43,6 +44,8 @@ def open_header(picture: bytes, found: PictureFormat) -> ImageFile:
     """Read the header with the one plugin that fits. Call it within `refusing`."""
     if found is TIFF:
         _check_tiff(picture)
+    if found is JPEG:
+        _check_scans(picture)
     return _plugin(found)(io.BytesIO(picture) if len(picture) <= SMALL_BYTES else _CountedReads(picture))
 
 
@@ -78,6 +81,12 @@ class _CountedReads(io.BytesIO):
             raise BadPicture("Expected a picture stored in pieces of reasonable size, got one of very many tiny "
                              "pieces. Save it again as JPEG or PNG, without metadata.")
         return super().read(size)
+
+
+def _check_scans(picture: bytes) -> None:
+    """Refuse a progressive JPEG of very many scans, each of a few bytes."""
+    if picture.count(b"\xff\xda") > MAX_SCANS:
+        raise BadPicture(f"Expected a JPEG of at most {MAX_SCANS} scans, got more. Save it again, as a baseline JPEG.")
 
 
 def _check_tiff(picture: bytes) -> None:

@@ -182,6 +182,19 @@ def test_past_the_limit_a_young_head_stays(crowded) -> None:
         assert young.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_past_the_limit_a_head_is_as_old_as_its_first_bytes(crowded) -> None:
+    url = crowded(1, young_head_s=1)
+    with connected(url) as kept:
+        kept.sendall(WHOLE)
+        assert kept.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        time.sleep(1.5)
+        kept.sendall(WHOLE[:20])
+        time.sleep(0.2)
+        assert httpx.get(f"{url}/health").status_code == 503
+        kept.sendall(WHOLE[20:])
+        assert kept.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_past_the_limit_who_sends_a_body_is_no_slow_head(crowded, jpeg) -> None:
     url, picture = crowded(1, young_head_s=0), jpeg()
     with connected(url) as sending:
@@ -220,3 +233,35 @@ def test_past_the_limit_who_leaves_the_end_of_an_answer_unread_makes_room(open_d
         lazy.sendall(f"GET /results/{request_id}/image HTTP/1.1\r\nHost: door\r\nConnection: close\r\n\r\n".encode())
         time.sleep(1)
         assert httpx.get(f"{url}/health").status_code == 200
+
+
+OFFER = (b"POST /predict HTTP/1.1\r\nHost: door\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+         b"HTTP2-Settings: AAMAAABk\r\n")
+
+
+def test_who_offers_another_protocol_with_a_picture_is_answered_in_this_one(start, jpeg) -> None:
+    """As curl --http2 and Java's HttpClient do."""
+    picture = jpeg("green")
+    with connected(start().url()) as connection:
+        for _ in range(2):
+            connection.sendall(OFFER + b"Content-Length: %d\r\n\r\n" % len(picture) + picture)
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += connection.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b'"label":"green"' in answer
+
+
+def test_an_offer_that_comes_in_pieces_ends_the_connection_before_a_body_is_taken_for_a_request(start) -> None:
+    body = b"GET /health HTTP/1.1\r\nHost: door\r\n\r\n"
+    at = OFFER.index(b"grade: h2c")
+    with connected(start().url()) as connection:
+        connection.sendall(OFFER[:at])
+        time.sleep(0.3)
+        connection.sendall(OFFER[at:] + b"Content-Length: %d\r\n\r\n" % len(body))
+        time.sleep(0.3)
+        with contextlib.suppress(OSError):  # it is closed
+            connection.sendall(body)
+        received = all_of(connection)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1

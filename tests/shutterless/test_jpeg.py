@@ -11,7 +11,7 @@ from shutterless.errors import BadPicture, TooLarge
 from shutterless.jpeg import plain_size
 from shutterless.pictures import Limits, decode
 
-PLAIN = ({}, {"progressive": True}, {"optimize": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 100}, {"quality": 1},
+PLAIN = ({}, {"optimize": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 100}, {"quality": 1},
          {"comment": b"a comment"}, {"restart_marker_rows": 1}, {"qtables": "web_high"}, {"dpi": (300, 300)})
 
 
@@ -52,8 +52,8 @@ def exif() -> bytes:
     return tags.tobytes()
 
 
-@pytest.mark.parametrize("options", [{"exif": exif()}, {"icc_profile": b"profile"}, {"keep_rgb": True}],
-                         ids=["exif", "profile", "Adobe's segment"])
+@pytest.mark.parametrize("options", [{"exif": exif()}, {"icc_profile": b"profile"}, {"keep_rgb": True}, {"progressive": True}],
+                         ids=["exif", "profile", "Adobe's segment", "progressive"])
 def test_what_a_header_says_of_more_than_tables_is_left_to_pillow(options, draw, encode):
     assert plain_size(encode(draw(), "JPEG", **options)) is None
 
@@ -77,6 +77,14 @@ def test_a_second_frame_is_left_to_pillow(draw, encode):
     assert plain_size(picture[:at] + frame + picture[at:]) is None
 
 
+@pytest.mark.parametrize("content", [b"JFIF", b"JFIF\0\1", b"JFIF\0\1\1\0\0\1"])
+def test_a_short_jfif_segment_ends_as_it_does_with_pillows_plugin(content, draw, encode, by_plugin):
+    picture = encode(draw(), "JPEG")
+    rest = picture[4 + int.from_bytes(picture[4:6], "big"):]
+    short = b"\xff\xd8\xff\xe0" + (len(content) + 2).to_bytes(2, "big") + content + rest
+    assert found(short) == by_plugin(short)
+
+
 @pytest.mark.parametrize("size", [(0, 48), (64, 0)])
 def test_a_frame_without_pixels_has_no_size(size, draw, encode):
     picture = bytearray(encode(draw(), "JPEG"))
@@ -95,7 +103,7 @@ def test_limits_hold(draw, encode):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=400)
 @given(data=st.data())
 def test_what_is_damaged_ends_as_it_does_with_pillows_plugin(data, draw, encode, by_plugin):
-    options = data.draw(st.sampled_from(PLAIN))
+    options = data.draw(st.sampled_from((*PLAIN, {"progressive": True})))
     picture = bytearray(encode(draw((40, 24)), "JPEG", **options))
     for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(picture) - 1), st.integers(0, 255)), max_size=4)):
         picture[at] = value

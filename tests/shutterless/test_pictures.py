@@ -287,6 +287,14 @@ def test_a_jpeg_of_very_many_empty_segments_is_refused(draw, encode):
         decode(picture[:2] + b"\xff\xe5\0\2" * 300_000 + picture[2:])
 
 
+def test_a_jpeg_of_very_many_scans_is_refused_before_any_is_decoded(draw, encode):
+    picture = encode(draw((64, 64)), "JPEG", progressive=True)
+    last = picture[picture.rindex(b"\xff\xda"):-2]
+    assert decode(picture[:-2] + 50 * last + picture[-2:]).size == (64, 64)
+    with pytest.raises(BadPicture, match="100 scans"):
+        decode(picture[:-2] + 100 * last + picture[-2:])
+
+
 # Refusals
 
 @pytest.mark.parametrize("format", ALL)
