@@ -28,6 +28,7 @@ from shutterless.exif import (
     read_directory,
 )
 from shutterless.formats import BMP, GIF, JPEG, PNG, TIFF, WEBP, PictureFormat
+from shutterless.jpeg import has_more_scans
 
 SMALL_BYTES = 256 * 1024  # a file that cannot hold enough pieces to do harm: its reads are not counted
 MAX_READS = 200_000  # a phone's photo takes some hundred, a TIFF of 65,536 strips twice that number
@@ -84,8 +85,8 @@ class _CountedReads(io.BytesIO):
 
 
 def _check_scans(picture: bytes) -> None:
-    """Refuse a progressive JPEG of very many scans, each of a few bytes."""
-    if picture.count(b"\xff\xda") > MAX_SCANS:
+    """Refuse a JPEG of very many scans, each of a few bytes."""
+    if has_more_scans(picture, MAX_SCANS):
         raise BadPicture(f"Expected a JPEG of at most {MAX_SCANS} scans, got more. Save it again, as a baseline JPEG.")
 
 

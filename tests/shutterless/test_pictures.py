@@ -295,6 +295,21 @@ def test_a_jpeg_of_very_many_scans_is_refused_before_any_is_decoded(draw, encode
         decode(picture[:-2] + 100 * last + picture[-2:])
 
 
+def test_a_baseline_jpeg_of_very_many_scans_is_refused_too(draw, encode):
+    picture = encode(draw((64, 64)), "JPEG")
+    scans = b"".join(b"\xff\xda\0\x08\1" + bytes([component, 0, 0, 63, 0]) for component in (1, 2, 3))
+    with pytest.raises(BadPicture, match="100 scans"):
+        decode(picture[:picture.index(b"\xff\xda")] + 40 * scans + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_film_behind_a_photo_is_not_taken_for_scans(options, draw, encode):
+    film = 200 * b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    exif = Image.Exif()
+    exif[274] = 1
+    assert decode(encode(draw((64, 64)), "JPEG", exif=exif.tobytes(), **options) + film).size == (64, 64)
+
+
 # Refusals
 
 @pytest.mark.parametrize("format", ALL)
