@@ -30,7 +30,7 @@ class Door:
     """batcher: where pictures are classified, and decoded where that is quick; compute: where they are decoded else, never more
     than settings.workers at once. opening: gets ready beside the first answers what batches need.
 
-    quick_limits: of a picture that is decoded in a few milliseconds at most. spools: of batches; form_spools: of forms: without a
+    quick_limits: of a picture that is decoded in milliseconds. spools: of batches; form_spools: of forms: without a
     key, nobody may take what batches need. filing: how many files of batches may be in memory. pending: how many uploads may
     wait for their answers; announced: how many of them for their picture. solitude: whether the client that asks is alone.
     """

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 class Envelope:
     """Middleware, outside of all routes and inside of CORS: preflight requests do not come here.
 
-    request_id: made here for every request, in `scope["state"]`; the record of an upload bears the same.
+    request_id: made here for every request, in `scope["state"]`; the record of an upload bears the same. holder, beside it: whose
+    key came; None where none is asked for.
     keys: one of them must come in x-api-key, except for OPEN_PATHS. rates: how often each may be used; who asks too often is
     told when to come back. metrics_key: opens /metrics alone, as a bearer token, since that is what Prometheus can send.
     """
@@ -46,11 +47,11 @@ class Envelope:
             return
         request_id = next(self._ids)
         answer = _Answer(send, request_id, has_body=scope["method"] != "HEAD")
-        inner = {**scope, "state": {**scope.get("state", {}), "request_id": request_id},
+        inner = {**scope, "state": {**scope.get("state", {}), "request_id": request_id, "holder": None},
                  "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
         self._tallies.began()
         try:
-            refusal = self._refusal(scope, request_id)
+            refusal = self._refusal(inner)
             await (refusal or self._app)(inner, receive, answer.send)
         except ClientDisconnect:
             return
@@ -62,15 +63,17 @@ class Envelope:
         finally:
             self._tallies.answered(inner, answer.status, answer.elapsed_s())
 
-    def _refusal(self, scope: Scope, request_id: str) -> Response | None:
+    def _refusal(self, scope: Scope) -> Response | None:
         """The answer to who must not come in now."""
+        state = scope["state"]
         if scope["path"] in OPEN_PATHS or self._may_scrape(scope):
             return None
-        holder = b"" if self._keys.is_open else self._keys.holder(_header(scope, b"x-api-key"))
-        if holder is None:
-            return problem_answer(403, request_id)
-        wait_s = self._rates.wait_s(holder)
-        return problem_answer(429, request_id, headers={"retry-after": str(math.ceil(wait_s))}) if wait_s else None
+        if not self._keys.is_open:
+            state["holder"] = self._keys.holder(_header(scope, b"x-api-key"))
+            if state["holder"] is None:
+                return problem_answer(403, state["request_id"])
+        wait_s = self._rates.wait_s(state["holder"] or b"")
+        return problem_answer(429, state["request_id"], headers={"retry-after": str(math.ceil(wait_s))}) if wait_s else None
 
     def _may_scrape(self, scope: Scope) -> bool:
         if self._metrics_token is None or scope["path"] != METRICS_PATH:

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from onprem.answers import json_answer, request_id_of
 from onprem.docs import ANNOUNCEMENT, FORM, ON_PREM, answers
 from onprem.door import Door, door_of
-from onprem.keys import name_of
 from onprem.policies import BadForm, Policy
 from onprem.schemas import Form
 from onprem.spools import Received, ReceivedFile
@@ -41,16 +40,9 @@ async def give_form(request: Request) -> Response:
     expires_at = datetime.now(UTC) + timedelta(seconds=FORM_S)
     async with door.intake.body(request) as body:
         announced = read_announcement(body, door.limits.max_bytes)
-        fields = await run_in_threadpool(_announce, door, request_id, announced, expires_at, _holder(door, request))
+        fields = await run_in_threadpool(_announce, door, request_id, announced, expires_at, request.state.holder)
     return json_answer(form_answer(announced, request_id, {"url": url, "fields": fields}, expires_at), status=201,
                        headers={"location": f"/results?request_id={request_id}", "cache-control": "no-store"})
-
-
-def _holder(door: Door, request: Request) -> bytes | None:
-    """Whose key it came with, which was looked at before; None where none is asked for."""
-    if not (door.settings.api_keys or door.settings.api_keys_file):
-        return None
-    return name_of(request.headers.get("x-api-key", "").encode("latin-1"))
 
 
 def _announce(door: Door, request_id: str, announced: Announcement, expires_at: datetime, holder: bytes | None) -> dict[str, str]:

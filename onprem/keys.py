@@ -37,10 +37,10 @@ class Keys:
         return self._file is None and not self._fixed
 
     def holder(self, shown: bytes) -> bytes | None:
-        """`name_of` this key; None for one that is not ours."""
+        """A name for who shows this key, which tells nothing of it; None for a key that is not ours."""
         self._look()
         fits = [hmac.compare_digest(shown, key) for key in self._keys]  # all of them, so that each try takes as long
-        return name_of(shown) if any(fits) else None
+        return hashlib.sha256(shown).digest()[:8] if any(fits) else None
 
     def _look(self) -> None:
         if self._file is None or monotonic() - self._looked_at < LOOK_S:
@@ -56,11 +56,6 @@ class Keys:
             log.error("The keys stay as they were: %s", error)
         else:
             log.warning("The keys were read anew: there are %d.", len(self._keys))
-
-
-def name_of(key: bytes) -> bytes:
-    """What its holder is called here; it tells nothing of the key."""
-    return hashlib.sha256(key).digest()[:8]
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:

@@ -11,7 +11,7 @@ _FRAME = 0xC0  # baseline; what is progressive can have scans without end, and t
 _SCAN, _END = 0xDA, 0xD9
 _SEQUENTIAL = frozenset((0xC0, 0xC1))
 _ALONE = frozenset((0x01, 0xD8))  # markers without a segment
-_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]", re.DOTALL)  # FF 00 and restart markers are a part of the pixels
+_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # FF 00 and restart markers are a part of the pixels
 _MAX_SEGMENTS = 64
 _THREE_OF_8_BITS = (8, 3)
 

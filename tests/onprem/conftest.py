@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import uvicorn
 from PIL import Image
 
 from onprem.app import create_app
+from onprem.door import Door
 from onprem.heads import BoundedHeads
 from onprem.listening import listen
 from shutterless.settings import Settings
@@ -31,18 +33,23 @@ def jpeg(encode: Callable[..., bytes]) -> Callable[..., bytes]:
     return lambda colour="red", side=64: encode(Image.new("RGB", (side, side), COLOURS[colour]), "JPEG")
 
 
+class DoorClient(httpx.Client):
+    """Of a server in this process. door: what it is made of; listener: the socket that it listens on."""
+
+    door: Door
+    listener: socket.socket
+
+
 @pytest.fixture
-def open_door(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., httpx.Client]]:
-    """`open_door(max_bytes=1000, ...)`: a client of a new server with these settings, which runs until the test ends;
-    `client.door` is what the server is made of, `client.listener` the socket that it listens on."""
+def open_door(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., DoorClient]]:
+    """`open_door(max_bytes=1000, ...)`: a client of a new server with these settings, which runs until the test ends."""
     with ExitStack() as stack:
-        def open_door(*, headers: dict[str, str] | None = None, **settings: Any) -> httpx.Client:
+        def open_door(*, headers: dict[str, str] | None = None, **settings: Any) -> DoorClient:
             everything: dict[str, Any] = {"model": "colours", "models_dir": models_dir, "var_dir": tmp_path / "var"}
             server = served(Settings(**everything | settings))
             url = stack.enter_context(server)
-            client = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=30))
-            client.door = server.app.state.door  # type: ignore[attr-defined]
-            client.listener = server.listener  # type: ignore[attr-defined]
+            client = stack.enter_context(DoorClient(base_url=url, headers=headers, timeout=30))
+            client.door, client.listener = server.app.state.door, server.listener
             return client
         yield open_door
 
