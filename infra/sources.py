@@ -39,7 +39,8 @@ def files_of(names: Iterable[str]) -> list[Path]:
     """All files of these files and folders of the project that a build sees, in order."""
     places = [ROOT / name for name in names]
     found = {file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file()}
-    return sorted(file for file in found if not {"__pycache__", "plots"} & {*file.parts} and not file.name.startswith("report."))
+    return sorted(file for file in found if not {"__pycache__", "plots"} & {*file.parts} and not file.name.startswith("report.")
+                  and ".so" not in file.suffixes)
 
 
 def hash_of(files: list[Path], values: Mapping[str, str]) -> str:

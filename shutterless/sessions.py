@@ -15,7 +15,7 @@ from shutterless.bundles import Bundle, as_portable, for_batches
 from shutterless.errors import BadBundle
 
 SLOW_S = 0.05  # a run that takes so long is not repeated at start
-LOG_ERRORS = 3  # onnxruntime's severity
+LOG_ERRORS, LOG_NOTHING = 3, 4  # onnxruntime's severities
 BATCH = 4  # pictures, from which on a graph for batches, or a thread for each batch, takes less CPU
 SPIN_US = 100  # of a thread beside the caller's, which takes on the next operator without having to be woken for it
 
@@ -57,9 +57,14 @@ class Session:
 
     def open_for_batches(self) -> None:
         """Take some tenths of a second now, which the first batch would wait for. Later calls, and those that come meanwhile, do
-        nothing. In the bundle the two graphs share their weights; in memory onnxruntime packs most of them for each."""
-        if (self.bundle.batched or self.threads != self._batch_threads) and self._opening.acquire(blocking=False):
-            self._for_batches = _open_for_batches(self.bundle, self._batch_threads)
+        nothing. In the bundle the two graphs share their weights; in memory most of them are packed for each."""
+        if not self._opening.acquire(blocking=False):
+            return
+        with_kernels = _open_with_kernels(self.bundle) if self._batch_threads == 1 else None
+        if with_kernels is not None and self.threads == 1:
+            self._session = with_kernels  # for single pictures, too: it gives the same answers sooner
+        elif self.bundle.batched or self.threads != self._batch_threads:
+            self._for_batches = with_kernels or _open_for_batches(self.bundle, self._batch_threads)
 
     def warm_up(self) -> NDArray[np.float32]:
         """Run it on black, so that the first picture finds all allocated; the logits (1, classes). Later calls run nothing."""
@@ -103,6 +108,31 @@ def _open_for_batches(bundle: Bundle, threads: int) -> onnxruntime.InferenceSess
         return _session(batched, batched.graph()[0], session_options(threads, level=BATCHED_LEVEL))
     except BadBundle as error:
         log.warning("%s has no graph for batches that can be opened here: %s", bundle.manifest.name, error)
+        return None
+
+
+def _open_with_kernels(bundle: Bundle) -> onnxruntime.InferenceSession | None:
+    """The graph that was optimised for this machine, with convolutions of our own, which run on one thread and take a batch as
+    one; None where they cannot be had, and where the graph has others than they are for."""
+    path, optimised = bundle.graph()
+    if not optimised or bundle.manifest.precision != "int8":
+        return None
+    from shutterless import kernels
+
+    library = kernels.library()
+    if library is None:
+        return None
+    options = session_options(1, level=OPTIMISED_LEVEL)
+    options.log_severity_level = LOG_NOTHING  # a graph that it is not for is nothing to report
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:  # onnxruntime's errors have no other common base
+        log.warning("%s cannot be used here: %s", library.name, error)
+        return None
+    try:
+        return _session(bundle, path, options)
+    except BadBundle as error:
+        log.debug("%s runs with onnxruntime's convolutions: %s", bundle.manifest.name, error.__cause__)
         return None
 
 

@@ -66,6 +66,13 @@ def may_mount() -> bool:
     return bool(shutil.which("unshare")) and subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
+def has_kernel() -> bool:
+    """It is here, or would be of no use: its tests then look at what happens without it."""
+    from shutterless import kernels
+
+    return kernels.LIBRARY.is_file() or not kernels.are_of_use()
+
+
 NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
     "torch": (lambda: imports("torch", "torchvision"), "torch and torchvision do not import", "make install-export"),
     "eurosat": (lambda: data_file("EuroSAT.zip"), "EuroSAT.zip is not there",
@@ -81,6 +88,8 @@ NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
     "docker": (lambda: imports("docker") and has_docker(), "Docker does not answer, or has no base image to build on",
                "start Docker; where no container registry can be reached, make base"),
     "mounts": (may_mount, "no file system can be mounted", "on Linux, allow user name spaces (kernel.unprivileged_userns_clone)"),
+    "kernel": (has_kernel, "shutterless/kernels has not been built",
+               "apt-get install gcc libc6-dev, then make shutterless/kernels/qlinearconv.so"),
     "emulator": (lambda: (ROOT / "var/rehearsal/venv/made").is_file(), "the emulator of AWS has no environment yet",
                  "make var/rehearsal/venv/made"),
 }

@@ -63,7 +63,7 @@ def test_a_requirement_that_nobody_knows_is_refused(run):
     code, shown = run(REQUIRE="fotos")
     assert code == 4
     assert "expected all or any of torch, eurosat, photos, postgres, prometheus, systemd, helm, docker, "\
-           "mounts, emulator, got fotos" in shown
+           "mounts, kernel, emulator, got fotos" in shown
 
 
 def test_the_data_may_lie_elsewhere(run, tmp_path):
