@@ -3,6 +3,18 @@
 ARG BASE_IMAGE=python:3.13-slim
 ARG PLATFORM=linux/amd64
 
+# Convolutions for CPUs with AMX.
+FROM --platform=${PLATFORM} ${BASE_IMAGE} AS kernels
+WORKDIR /compiler
+COPY requirements/compiler.txt ./
+RUN [ "$(uname -m)" != x86_64 ] \
+ || python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check --root-user-action ignore --target . \
+        --no-compile --no-deps --only-binary :all: --require-hashes -r compiler.txt
+WORKDIR /kernels
+COPY shutterless/kernels ./
+RUN CC='/compiler/ziglang/zig cc -target x86_64-linux-gnu.2.28' ./build && mkdir built \
+ && { [ "$(uname -m)" != x86_64 ] || mv qlinearconv.so built; }
+
 FROM --platform=${PLATFORM} ${BASE_IMAGE} AS build
 WORKDIR /build
 COPY requirements/onprem.txt docker/trim.py ./
@@ -15,6 +27,7 @@ COPY models/${MODEL} models/${MODEL}/
 COPY LICENSE NOTICE LICENSE-Apache-2.0.txt code/
 COPY shutterless code/shutterless/
 COPY onprem code/onprem/
+COPY --from=kernels /kernels/built/ code/shutterless/kernels/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash -s code -p /opt/shutterless code \
  && mkdir state \
  && chmod -R a+rX .

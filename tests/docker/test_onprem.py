@@ -154,3 +154,11 @@ def test_it_carries_its_licences_and_no_compiler_no_torch_and_no_secret(server, 
     config = docker_client.images.get(image).attrs["Config"]
     assert config["User"] == "1000:1000"
     assert not [variable for variable in config["Env"] if "KEY" in variable or "PASSWORD" in variable]
+
+
+def test_it_carries_our_convolutions(server):
+    """They are for x86-64 alone."""
+    code, said = server.run("[ $(uname -m) != x86_64 ] || ls /opt/shutterless/shutterless/kernels/*.so")
+    assert (code, said.strip()) in [(0, "/opt/shutterless/shutterless/kernels/qlinearconv.so"), (0, "")]
+    wanted = "assert kernels.library() or not kernels.are_of_use()"
+    assert server.run(f"cd /opt/shutterless && python3 -c 'from shutterless import kernels; {wanted}'") == (0, "")
