@@ -7,14 +7,13 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help local test check images invoke base synth doctor deploy destroy rehearse
-.PHONY: train export publish bench bench-cold bench-servers lock install-export clean
+.PHONY: train export publish bench bench-cold bench-servers lock install-export kernels clean
 
 BIN := .venv/bin
 MADE := .venv/made
 UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --python $(BIN)/python --no-deps
 EMULATOR := var/rehearsal/venv/made
-KERNEL := shutterless/kernels/qlinearconv.so
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--excludes requirements/torch.txt --custom-compile-command 'make lock'
@@ -33,11 +32,11 @@ help: ## this list
 	@echo 'The command line that the verbs stand on is $(BIN)/shutterless (see --help).'
 
 # HOST counts only when typed: some shells and build environments export a HOST of their own.
-local: $(MADE)/onprem $(KERNEL) ## the server on your machine, with the shipped model   [PORT=8000 HOST=127.0.0.1 MODEL=name]
+local: $(MADE)/onprem kernels ## the server on your machine, with the shipped model   [PORT=8000 HOST=127.0.0.1 MODEL=name]
 	@PYTHONDONTWRITEBYTECODE= exec $(BIN)/shutterless serve $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port '$(PORT)') \
 		$(if $(filter command,$(origin HOST)),--host '$(HOST)') $(ARGS)
 
-test: $(MADE)/dev $(EMULATOR) $(KERNEL) ## all tests that this machine can run; what it could not run is listed   [REQUIRE=all]
+test: $(MADE)/dev $(EMULATOR) kernels ## all tests that this machine can run; what it could not run is listed   [REQUIRE=all]
 	@$(MAKE) --silent --no-print-directory install-export || echo 'torch is missing: the tests that need it will not run.' >&2
 	@REQUIRE='$(REQUIRE)' $(BIN)/python -m pytest $(ARGS)
 
@@ -83,13 +82,13 @@ destroy: $(MADE)/cdk ## take it away again   [STAGE=dev CONFIRM=prod]
 rehearse: $(MADE)/onprem $(MADE)/cdk $(EMULATOR) ## a real deploy onto an emulator of AWS, driven, looked at, destroyed   [KEEP=1 BASE_IMAGE=image]
 	@KEEP='$(KEEP)' BASE_IMAGE='$(BASE_IMAGE)' exec $(BIN)/python -m rehearsal $(ARGS)
 
-bench: $(MADE)/bench $(KERNEL) ## the server's start and its cost per picture, against decode + preprocess + inference   [MODEL=name]
+bench: $(MADE)/bench kernels ## the server's start and its cost per picture, against decode + preprocess + inference   [MODEL=name]
 	@$(BIN)/python -m benchmarks.predict $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 bench-cold: $(MADE)/bench install-export ## cold and warm in containers, beside a handler as they are usually written   [BASE_IMAGE=image]
 	@$(BIN)/python -m benchmarks.cold $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') $(ARGS)
 
-bench-servers: $(MADE)/bench $(KERNEL) ## ours under load beside FastAPI + onnxruntime, BentoML, LitServe and MLServer   [FULL=1 MODEL=name]
+bench-servers: $(MADE)/bench kernels ## ours under load beside FastAPI + onnxruntime, BentoML, LitServe and MLServer   [FULL=1 MODEL=name]
 	@$(BIN)/python -m benchmarks.servers $(if $(MODEL),--model '$(MODEL)') $(if $(FULL),--full) $(ARGS)
 
 install-export: $(MADE)/export $(MADE)/torch ## what training and export need: torch, too   [TORCH="torch==... ..."]
@@ -114,7 +113,7 @@ lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [
 	done
 
 clean: ## remove all that was made: .venv, var (results, pictures, trainings) and caches
-	rm -rf $(KERNEL) .venv var build dist cdk.out infra/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf shutterless/kernels/*.so .venv var build dist cdk.out infra/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- Installing -----------------------------------------------------------------------------------------------------
@@ -135,8 +134,8 @@ $(MADE)/onprem $(MADE)/export $(MADE)/infra $(MADE)/bench $(MADE)/dev: $(MADE)/%
 	@touch $@
 
 # Where it cannot be built, all runs without it.
-$(KERNEL): shutterless/kernels/build shutterless/kernels/qlinearconv.c shutterless/kernels/ort_abi.h
-	@$<
+kernels: ## our own kernels for onnxruntime, where this CPU can run them; most verbs do it by themselves   [CC=compiler]
+	@shutterless/kernels/build
 
 # Node comes with the Python packages; npm checks what it gets against the lock.
 $(MADE)/cdk: infra/package-lock.json $(MADE)/infra

@@ -1,6 +1,6 @@
 """Our server under load beside others: FastAPI written by hand, BentoML, LitServe and MLServer, all on onnxruntime.
 
-    python -m benchmarks.servers                                             # about 8 minutes; --full takes an hour
+    python -m benchmarks.servers                                             # about 12 minutes; --full takes an hour
     python -m benchmarks.servers --bundle models/roofs/1 --only bentoml --rounds 1
 
 All answer the same pictures with the same portable graph (ours with the bundle as it is), the same preprocessing and the same
@@ -59,7 +59,7 @@ class Plan:
     rounds: int
 
 
-SHORT = Plan(clients=(1, LOADED), seconds=3, warm_up_s=1, rounds=3)
+SHORT = Plan(clients=(1, LOADED), seconds=2, warm_up_s=0.7, rounds=6)
 FULL = Plan(clients=(1, LOADED, 256), seconds=10, warm_up_s=3, rounds=7)
 
 

@@ -3,7 +3,7 @@
 ARG BASE_IMAGE=python:3.13-slim
 ARG PLATFORM=linux/amd64
 
-# Convolutions for CPUs with AMX.
+# Convolutions for CPUs with AVX-512.
 FROM --platform=${PLATFORM} ${BASE_IMAGE} AS kernels
 WORKDIR /compiler
 COPY requirements/compiler.txt ./
@@ -13,7 +13,7 @@ RUN [ "$(uname -m)" != x86_64 ] \
 WORKDIR /kernels
 COPY shutterless/kernels ./
 RUN CC='/compiler/ziglang/zig cc -target x86_64-linux-gnu.2.28' ./build && mkdir built \
- && { [ "$(uname -m)" != x86_64 ] || mv qlinearconv.so built; }
+ && { [ "$(uname -m)" != x86_64 ] || mv ./*.so built; }
 
 FROM --platform=${PLATFORM} ${BASE_IMAGE} AS build
 WORKDIR /build

@@ -62,7 +62,7 @@ class Session:
             return
         with_kernels = _open_with_kernels(self.bundle) if self._batch_threads == 1 else None
         if with_kernels is not None and self.threads == 1:
-            self._session = with_kernels  # for single pictures, too: it gives the same answers sooner
+            self._session = with_kernels  # for single pictures, too: it answers sooner
         elif self.bundle.batched or self.threads != self._batch_threads:
             self._for_batches = with_kernels or _open_for_batches(self.bundle, self._batch_threads)
 
@@ -115,11 +115,11 @@ def _open_with_kernels(bundle: Bundle) -> onnxruntime.InferenceSession | None:
     """The graph that was optimised for this machine, with convolutions of our own, which run on one thread and take a batch as
     one; None where they cannot be had, and where the graph has others than they are for."""
     path, optimised = bundle.graph()
-    if not optimised or bundle.manifest.precision != "int8":
+    if not optimised:
         return None
     from shutterless import kernels
 
-    library = kernels.library()
+    library = kernels.library(bundle.manifest.precision)
     if library is None:
         return None
     options = session_options(1, level=OPTIMISED_LEVEL)

@@ -67,10 +67,11 @@ def may_mount() -> bool:
 
 
 def has_kernel() -> bool:
-    """It is here, or would be of no use: its tests then look at what happens without it."""
+    """All that this CPU can run."""
     from shutterless import kernels
 
-    return kernels.LIBRARY.is_file() or not kernels.are_of_use()
+    wanted = [*kernels.of_use("fp32"), *kernels.of_use("int8")]
+    return bool(wanted) and all(kernel.library.is_file() for kernel in wanted)
 
 
 NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
@@ -88,8 +89,8 @@ NEEDS: dict[str, tuple[Callable[[], object], str, str]] = {
     "docker": (lambda: imports("docker") and has_docker(), "Docker does not answer, or has no base image to build on",
                "start Docker; where no container registry can be reached, make base"),
     "mounts": (may_mount, "no file system can be mounted", "on Linux, allow user name spaces (kernel.unprivileged_userns_clone)"),
-    "kernel": (has_kernel, "shutterless/kernels has not been built",
-               "apt-get install gcc libc6-dev, then make shutterless/kernels/qlinearconv.so"),
+    "kernel": (has_kernel, "shutterless/kernels has not been built, or the CPU has no AVX-512",
+               "apt-get install gcc libc6-dev, then make kernels"),
     "emulator": (lambda: (ROOT / "var/rehearsal/venv/made").is_file(), "the emulator of AWS has no environment yet",
                  "make var/rehearsal/venv/made"),
 }

@@ -1,25 +1,49 @@
-"""Our own kernel for onnxruntime: int8 convolutions on a CPU's matrix unit, each bit as without it.
+"""Our own kernels for onnxruntime: convolutions for CPUs with AVX-512, which take a batch as one.
 
-`build` makes it of C, where there is a compiler: `make` calls it, and the on-prem server's image is built with it. Where it is
-missing, or the CPU has no such unit, onnxruntime's own kernels run.
+`build` makes them of C, where there is a compiler: `make` calls it, and the on-prem server's image is built with it. Where they
+are missing, or the CPU lacks something, onnxruntime's own kernels run.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from shutterless.hardware import this_machine
 
-LIBRARY = Path(__file__).with_name("qlinearconv.so")
-FEATURES = frozenset({"amx_tile", "amx_int8", "avx512f", "avx512bw", "avx512vl", "avx512dq"})  # as Linux calls them
+HERE = Path(__file__).parent
 
 
-def library() -> Path | None:
-    """What a session has to register to run convolutions with it; None where it was not built or this CPU lacks something."""
-    return LIBRARY if are_of_use() and LIBRARY.is_file() else None
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """`file`: what `build` makes. `precision`: of the networks that it is for. `features`: of the CPU, as Linux calls them."""
+
+    file: str
+    precision: str
+    features: frozenset[str]
+
+    @property
+    def library(self) -> Path:
+        """What a session registers."""
+        return HERE / self.file
 
 
-def are_of_use() -> bool:
-    """Whether this machine could run them."""
+BYTES = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
+KERNELS = (
+    Kernel(file="conv.so", precision="fp32", features=frozenset({"avx512f"})),
+    Kernel(file="qlinearconv-amx.so", precision="int8", features=BYTES | {"amx_tile", "amx_int8"}),
+    Kernel(file="qlinearconv-vnni.so", precision="int8", features=BYTES | {"avx512_vnni"}),
+)  # the fastest first
+
+
+def of_use(precision: str) -> list[Kernel]:
+    """Those that this machine could run, the fastest first."""
     machine = this_machine()
-    return machine.system == "linux-x86_64" and machine.cpu is not None and machine.cpu >= FEATURES
+    if machine.system != "linux-x86_64" or machine.cpu is None:
+        return []
+    return [kernel for kernel in KERNELS if kernel.precision == precision and kernel.features <= machine.cpu]
+
+
+def library(precision: str) -> Path | None:
+    """What a session has to register for a network of this precision; None where nothing was built that this machine can run."""
+    return next((kernel.library for kernel in of_use(precision) if kernel.library.is_file()), None)

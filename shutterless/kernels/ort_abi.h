@@ -95,7 +95,10 @@ typedef struct OrtCustomOp {
     OrtStatus *(*infer_shape)(const struct OrtCustomOp *, void *);
     int (*first_version)(const struct OrtCustomOp *);
     int (*last_version)(const struct OrtCustomOp *);
-    void *in_place_and_aliases[4];
+    size_t (*in_place)(int **inputs, int **outputs); /* which outputs may lie where an input lay that nobody needs any more */
+    void (*release_in_place)(int *inputs, int *outputs);
+    size_t (*aliases)(int **inputs, int **outputs);
+    void (*release_aliases)(int *inputs, int *outputs);
 } OrtCustomOp;
 
 #endif

@@ -1,11 +1,8 @@
-"""Our own convolutions give each bit that onnxruntime's give, and where they cannot run, onnxruntime's do."""
+"""Our own int8 convolutions give each bit that onnxruntime's give."""
 
-import os
-import shutil
-import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,13 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from shutterless import kernels
-from shutterless.bundles import Bundle, find_bundle, read_bundle
-from shutterless.hardware import Machine
-from shutterless.sessions import OPTIMISED_LEVEL, Session, _open_with_kernels, session_options
+from tests.shutterless.kernels.building import build, opened
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-HERE = Path(kernels.__file__).parent
+HERE = Path(__file__).parent
 
 
 def convolution(folder: Path, weights: NDArray[np.int8], *, seed: int = 0, x_zero: int = 7, y_zero: int = 9, bias: bool = True,
@@ -50,20 +43,20 @@ def convolution(folder: Path, weights: NDArray[np.int8], *, seed: int = 0, x_zer
     return path
 
 
-def opened(path: Path, *, ours: bool) -> ort.InferenceSession:
-    options = session_options(1, level=OPTIMISED_LEVEL)
-    if ours:
-        options.register_custom_ops_library(str(kernels.LIBRARY))
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory) -> Path:
+    """The library for CPUs with AMX, whose unit is played by plain C: as slow as that is."""
+    folder = tmp_path_factory.mktemp("emulated")
+    done, _ = build(folder, f"cc -include {HERE / 'emulated_amx.h'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder / "kernels" / "qlinearconv-amx.so"
 
 
-@pytest.fixture
-def ours():
-    """Opens a graph with the kernel. On a CPU that cannot run it, ends the test after a look at what `library` says of it."""
-    if kernels.library() is None:
-        assert not kernels.are_of_use()
-        pytest.xfail("this CPU has no AMX")
-    return lambda path: opened(path, ours=True)
+@pytest.fixture(params=["vnni", "amx"])
+def ours(request, emulated, runnable) -> Callable[[Path], ort.InferenceSession]:
+    """Opens a graph with a kernel."""
+    kernel = runnable(f"qlinearconv-{request.param}.so", otherwise=emulated if request.param == "amx" else None)
+    return lambda path: opened(path, kernel)
 
 
 def random_weights(*shape: int, seed: int = 1) -> NDArray[np.int8]:
@@ -96,7 +89,7 @@ def random_weights(*shape: int, seed: int = 1) -> NDArray[np.int8]:
 def test_every_bit_is_as_without_it(tmp_path, ours, pictures, weights, attributes):
     path = convolution(tmp_path, random_weights(*weights), **attributes)
     x = np.random.default_rng(2).integers(0, 256, pictures, dtype=np.uint8)
-    expected = opened(path, ours=False).run(None, {"x": x})[0]
+    expected = opened(path).run(None, {"x": x})[0]
     assert expected.min() == 0
     assert expected.max() == 255, "the outputs are to go beyond what a byte holds"
     assert np.array_equal(ours(path).run(None, {"x": x})[0], expected)
@@ -105,7 +98,7 @@ def test_every_bit_is_as_without_it(tmp_path, ours, pictures, weights, attribute
 @pytest.mark.needs("kernel")
 def test_every_bit_is_as_without_it_whatever_the_shape(tmp_path, ours):
     random = np.random.default_rng(3)
-    for seed in range(120):
+    for seed in range(150):
         channels, maps = (int(random.choice([1, 2, 3, 4, 5, 16, 31, 64, 65, 128])) for _ in range(2))
         kernel, gaps = random.integers(1, 5, 2).tolist(), random.integers(1, 3, 2).tolist()
         spread = [gap * (side - 1) + 1 for side, gap in zip(kernel, gaps, strict=True)]
@@ -115,7 +108,7 @@ def test_every_bit_is_as_without_it_whatever_the_shape(tmp_path, ours):
                            x_zero=int(random.integers(256)), y_zero=int(random.integers(256)), bias=bool(random.integers(2)),
                            by_map=bool(random.integers(2)))
         x = random.integers(0, 256, (int(random.integers(1, 6)), *size, channels), dtype=np.uint8)
-        assert np.array_equal(ours(path).run(None, {"x": x})[0], opened(path, ours=False).run(None, {"x": x})[0]), seed
+        assert np.array_equal(ours(path).run(None, {"x": x})[0], opened(path).run(None, {"x": x})[0]), seed
 
 
 @pytest.mark.needs("kernel")
@@ -123,13 +116,13 @@ def test_every_bit_is_as_without_it_whatever_the_shape(tmp_path, ours):
 def test_the_largest_sums_are_exact(tmp_path, ours, weight, pixel):
     path = convolution(tmp_path, np.full((32, 1024, 3, 3), weight, np.int8), pads=[1, 1, 1, 1], x_zero=255 - pixel)
     x = np.full((2, 4, 4, 1024), pixel, np.uint8)
-    assert np.array_equal(ours(path).run(None, {"x": x})[0], opened(path, ours=False).run(None, {"x": x})[0])
+    assert np.array_equal(ours(path).run(None, {"x": x})[0], opened(path).run(None, {"x": x})[0])
 
 
 @pytest.mark.needs("kernel")
 def test_one_session_runs_batches_of_all_sizes_on_many_threads(tmp_path, ours):
     path = convolution(tmp_path, random_weights(64, 48, 3, 3), pads=[1, 1, 1, 1])
-    session, builtin = ours(path), opened(path, ours=False)
+    session, builtin = ours(path), opened(path)
     x = np.random.default_rng(4).integers(0, 256, (17, 9, 9, 48), dtype=np.uint8)
     expected = builtin.run(None, {"x": x})[0]
 
@@ -148,7 +141,7 @@ def test_convolutions_that_take_turns_on_one_thread_leave_nothing_to_each_other(
         (tmp_path / name).mkdir()
         path = convolution(tmp_path / name, weights, pads=[1, 1, 1, 1])
         x = np.random.default_rng(6).integers(0, 256, (3, 7, 7, weights.shape[1]), dtype=np.uint8)
-        sessions.append((ours(path), x, opened(path, ours=False).run(None, {"x": x})[0]))
+        sessions.append((ours(path), x, opened(path).run(None, {"x": x})[0]))
     for session, x, expected in sessions * 3:
         assert np.array_equal(session.run(None, {"x": x})[0], expected)
 
@@ -196,106 +189,3 @@ def test_pictures_of_other_channels_are_refused_when_they_come(tmp_path, ours):
     session = ours(convolution(tmp_path, random_weights(8, 8, 3, 3)))
     with pytest.raises(Exception, match="expected pictures with channels last"):
         session.run(None, {"x": np.zeros((1, 5, 5, 9), np.uint8)})
-
-
-# Who uses it.
-
-@pytest.mark.needs("kernel")
-@pytest.mark.parametrize(("threads", "batch_threads", "sessions"), [(2, 1, 1), (1, None, 1), (2, None, 0)])
-def test_int8_runs_on_it_where_batches_have_one_thread_and_answers_as_without_it(ours, monkeypatch, threads, batch_threads,
-                                                                                 sessions):
-    bundle = read_bundle(find_bundle("eurosat-resnet50", ROOT / "models"))
-    pixels = np.random.default_rng(5).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
-    made: list[ort.InferenceSession] = []
-
-    def watched(bundle: Bundle) -> ort.InferenceSession | None:
-        session = _open_with_kernels(bundle)
-        made.extend([session] if session else [])
-        return session
-
-    def answers() -> list[NDArray[np.float32]]:
-        session = Session(bundle, threads=threads, batch_threads=batch_threads)
-        return [session.run(pixels[:count]) for count in (1, 3, 9, 2)]
-
-    monkeypatch.setattr("shutterless.sessions._open_with_kernels", watched)
-    with_it = answers()
-    assert len(made) == sessions
-    monkeypatch.setattr(kernels, "LIBRARY", Path("missing.so"))
-    assert all(map(np.array_equal, answers(), with_it))
-    assert len(made) == sessions
-
-
-@pytest.mark.needs("kernel")
-def test_a_network_with_other_convolutions_runs_without_it_and_nothing_is_printed(ours, capfd):
-    bundle = read_bundle(find_bundle("eurosat-lite0", ROOT / "models"))
-    assert _open_with_kernels(bundle) is None
-    assert capfd.readouterr() == ("", "")
-    side = bundle.manifest.input.side
-    assert Session(bundle).run(np.zeros((5, side, side, 3), np.uint8)).shape == (5, 10)
-
-
-def test_fp32_never_asks_for_it(fast_bundle, monkeypatch):
-    def library() -> None:
-        raise AssertionError("asked for")
-
-    monkeypatch.setattr(kernels, "library", library)
-    bundle = read_bundle(fast_bundle)
-    assert bundle.graph()[1], "the graph is to be one that was optimised"
-    assert _open_with_kernels(bundle) is None
-
-
-@pytest.mark.parametrize("machine", [
-    Machine(system="linux-x86_64", cpu=kernels.FEATURES - {"amx_int8"}, ort=None),
-    Machine(system="linux-x86_64", cpu=None, ort=None),
-    Machine(system="linux-arm64", cpu=kernels.FEATURES, ort=None),
-])
-def test_other_machines_do_without(monkeypatch, tmp_path, machine):
-    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "built.so")
-    kernels.LIBRARY.touch()
-    monkeypatch.setattr(kernels, "this_machine", lambda: machine)
-    assert kernels.library() is None
-
-
-@pytest.mark.needs("kernel")
-def test_a_library_that_does_not_load_is_named_and_left_out(ours, monkeypatch, tmp_path, caplog):
-    broken = tmp_path / "qlinearconv.so"
-    broken.write_text("no library")
-    monkeypatch.setattr(kernels, "library", lambda: broken)
-    assert _open_with_kernels(read_bundle(find_bundle("eurosat-resnet50", ROOT / "models"))) is None
-    assert "qlinearconv.so cannot be used here" in caplog.text
-
-
-# Building it.
-
-def build(folder: Path, compiler: str, machine: str, path: str = os.environ["PATH"]) -> tuple[Any, list[str]]:
-    """With tools that say that they run on `machine`: what became of it, and the libraries that are there afterwards."""
-    shutil.copytree(HERE, folder / "kernels", ignore=shutil.ignore_patterns("*.so*", "__pycache__"))
-    (folder / "kernels" / kernels.LIBRARY.name).write_text("of an older source")
-    tools = folder / "tools"
-    tools.mkdir()
-    (tools / "uname").write_text(f"#!/bin/sh\necho {machine}\n")
-    (tools / "uname").chmod(0o755)
-    for tool in ("sh", "dirname", "rm", "mv", "false"):
-        (tools / tool).symlink_to(shutil.which(tool) or tool)
-    done = subprocess.run([folder / "kernels/build"], env={"PATH": f"{tools}:{path}", "CC": compiler}, capture_output=True,
-                          text=True, check=False)
-    return done, [library.read_text(errors="replace") for library in (folder / "kernels").glob("*.so*")]
-
-
-@pytest.mark.parametrize(("compiler", "said"), [("cc", "apt-get install gcc"), ("false", "false could not build ours")])
-def test_without_a_compiler_that_can_do_it_that_is_said_and_nothing_fails(tmp_path, compiler, said):
-    done, built = build(tmp_path, compiler, "Linux x86_64", path="")
-    assert (done.returncode, said in done.stderr, built) == (0, True, [])
-
-
-@pytest.mark.parametrize("machine", ["Darwin arm64", "Linux aarch64"])
-def test_for_other_machines_nothing_is_built_and_nothing_said(tmp_path, machine):
-    done, built = build(tmp_path, "false", machine, path="")
-    assert (done.returncode, done.stdout, done.stderr, built) == (0, "", "", ["of an older source"])
-
-
-@pytest.mark.needs("kernel")
-def test_it_builds_without_a_warning(tmp_path, ours):
-    done, built = build(tmp_path, "cc", "Linux x86_64")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert [library.startswith("\x7fELF") for library in built] == [True]
