@@ -1,6 +1,6 @@
 """Our server under load beside others: FastAPI written by hand, BentoML, LitServe and MLServer, all on onnxruntime.
 
-    python -m benchmarks.servers                                             # about 12 minutes; --full takes an hour
+    python -m benchmarks.servers                                             # about 10 minutes; --full takes an hour
     python -m benchmarks.servers --bundle models/roofs/1 --only bentoml --rounds 1
 
 All answer the same pictures with the same portable graph (ours with the bundle as it is), the same preprocessing and the same

@@ -24,7 +24,7 @@ static inline void fetch(const int8_t *weights) {
 static inline void finish_writing(const void *written) { __asm__ volatile("" : : "r"(written) : "memory"); }
 
 /* Sums of up to GROUP pixels. Whole tiles of them are read, so 16 rows for any part. */
-static inline void multiply(const Rows *r, int64_t row, int64_t count, const int8_t *panel, int come) {
+static inline void multiply(const Rows *r, int64_t row, int64_t count, const int8_t *panel, int fetched) {
     const uint8_t *pixels = r->rows + row * r->stride;
     finish_writing(pixels);
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
@@ -33,7 +33,7 @@ static inline void multiply(const Rows *r, int64_t row, int64_t count, const int
         const uint8_t *end = pixels + part->length;
         if (count > TILE) {
             for (; pixels < end; pixels += STEP, weights += PANEL * STEP) {
-                if (!come) fetch(weights);
+                if (!fetched) fetch(weights);
                 _tile_loadd(4, pixels, r->stride);
                 _tile_loadd(6, weights, STEP);
                 _tile_loadd(7, weights + TILE * STEP, STEP);
@@ -42,7 +42,7 @@ static inline void multiply(const Rows *r, int64_t row, int64_t count, const int
             }
         } else {
             for (; pixels < end; pixels += STEP, weights += PANEL * STEP) {
-                if (!come) fetch(weights);
+                if (!fetched) fetch(weights);
                 _tile_loadd(4, pixels, r->stride);
                 _tile_loadd(6, weights, STEP);
                 _tile_loadd(7, weights + TILE * STEP, STEP);
@@ -58,13 +58,13 @@ static inline void keep(Sums *sums) {
 }
 
 /* All rows, for the maps from `map` on. Each group's sums are rounded while the unit multiplies the next one's. */
-static void convolve_panel(const Convolution *c, const Rows *r, int64_t map, int come, uint8_t *y) {
+static void convolve_panel(const Convolution *c, const Rows *r, int64_t map, int fetched, uint8_t *y) {
     Sums sums[2];
     Rounding halves[2] = {rounding_of(c, r, map), rounding_of(c, r, map + TILE)};
     int64_t group = 0, row = 0, before = 0;
     for (; row < r->count; row += before, group++) {
         int64_t here = r->count - row < GROUP ? r->count - row : GROUP;
-        multiply(r, row, here, c->weights + map * c->padded, come || group > 0);
+        multiply(r, row, here, c->weights + map * c->padded, fetched || group > 0);
         if (before) write_rounded(c, r, &sums[(group - 1) % 2], row - before, before, halves, map, y);
         keep(&sums[group % 2]);
         before = here;

@@ -2,8 +2,9 @@
  *
  * onnxruntime's own are near what the CPU can multiply. Here there is less to multiply: for windows of 3x3, the products of 2x2
  * pixels' outputs are found with 16 multiplications in place of 36 (Winograd: Lavin and Gray, Fast algorithms for convolutional
- * neural networks, 2016), and on maps of 2x2 pixels with 9, by Karatsuba's rule. The sums differ from onnxruntime's as those of two
- * orders of addition do. All pictures of a batch are the rows of one product, so weights are read once for many of them.
+ * neural networks, 2016), and on maps of 2x2 pixels with 9, by Karatsuba's rule. An output's error is then one of the largest products of
+ * its square, and not of its own alone: some 1e-6 of the largest output. All pictures of a batch are the rows of one product, so weights
+ * are read once for many of them.
  *
  * A convolution that it does not take fails when the graph is opened: one in groups, over lines, with weights that are no constants,
  * with another activation than Relu, or pads that are not given in numbers.
@@ -23,7 +24,7 @@ enum {
     DEPTH = 512,           /* of a row's factors at a time: their weights for a panel, 64 kB, stay in the second cache for all rows */
     ROWS = 256,            /* at a time at most */
     ROOM = 160 * 1024,     /* factors of those rows, which stay in the second cache */
-    MOST_SEGMENTS = 8192,
+    MOST_SEGMENTS = 1024,
     SQUARES = 96 * 1024,   /* factors and sums of squares at a time */
     FAST_CHANNELS = 32     /* with fewer, finding the factors takes what fewer multiplications save */
 };
@@ -60,9 +61,9 @@ typedef struct {
 } Convolution;
 
 /* For each thread that convolves, from its first convolution to its end. */
-static _Thread_local float factors[ROOM + PANEL * 4] __attribute__((aligned(64)));
-static _Thread_local float sums[16 * ROWS * PANEL] __attribute__((aligned(64)));
-static _Thread_local int32_t places[MOST_SEGMENTS];
+static _Thread_local float factors[ROOM] __attribute__((aligned(64)));
+static _Thread_local float sums[SQUARES] __attribute__((aligned(64)));
+static _Thread_local int64_t places[MOST_SEGMENTS];
 
 /* --- Products ---------------------------------------------------------------------------------------------------------------- */
 
@@ -71,7 +72,7 @@ static _Thread_local int32_t places[MOST_SEGMENTS];
 typedef struct {
     const float *rows;
     int64_t stride, segments, length;
-    const int32_t *at;
+    const int64_t *at;
     const float *weights[2];
     float *sums;
     int more;
@@ -191,19 +192,18 @@ static void finish_rows(const Destination *to, const float *sum, int64_t row, in
 /* Any number of rows, in groups as equal as can be, for two blocks of maps or one; their weights lie `apart`. Sums that go nowhere
  * yet, and those that need more than one turn, are kept side by side. */
 static void product(Product p, int64_t rows, int64_t apart, int blocks, const Destination *to) {
-    const float *first_row = p.rows, *weights = p.weights[0];
-    const int32_t *at = p.at;
-    float *first_sum = p.sums;
-    int64_t left = p.segments, most = p.length < DEPTH ? DEPTH / p.length : 1, groups = (rows + GROUP - 1) / GROUP;
-    for (; left > 0; left -= most, at += most, weights += most * p.length * BLOCK, p.more = 1) {
-        p.segments = left < most ? left : most, p.at = at;
-        p.weights[0] = weights, p.weights[1] = weights + (blocks > 1 ? apart : 0);
+    const Product all = p;
+    int64_t most = p.length < DEPTH ? DEPTH / p.length : 1, groups = (rows + GROUP - 1) / GROUP;
+    for (int64_t done = 0; done < all.segments; done += most) {
+        int is_last = all.segments - done <= most;
+        p.segments = is_last ? all.segments - done : most, p.at = all.at + done, p.more = done > 0;
+        p.weights[0] = all.weights[0] + done * p.length * BLOCK, p.weights[1] = p.weights[0] + (blocks > 1 ? apart : 0);
         for (int64_t group = 0, row = 0, count; group < groups; group++, row += count) {
             count = (rows - row) / (groups - group);
-            p.rows = first_row + row * p.stride, p.sums = first_sum + row * PANEL;
-            int in_one = to && left <= most && go_to(&p, to, row, count);
+            p.rows = all.rows + row * p.stride, p.sums = all.sums + row * PANEL;
+            int is_written = to && is_last && go_to(&p, to, row, count);
             MULTIPLY[blocks - 1][count - 1](&p);
-            if (to && left <= most && !in_one) finish_rows(to, p.sums, row, count, blocks);
+            if (to && is_last && !is_written) finish_rows(to, p.sums, row, count, blocks);
         }
     }
 }
@@ -247,7 +247,7 @@ static void convolve(const Convolution *c, const Pictures *on) {
     if (most > ROWS) most = ROWS;
     Product p = {.rows = factors, .stride = BLOCK, .length = BLOCK};
     if (sees_one_pixel(c) && area > 4 * GROUP) { /* pictures' rows are factors as they lie */
-        for (int64_t segment = 0; segment < segments; segment++) places[segment] = (int32_t)(segment * area * BLOCK);
+        for (int64_t segment = 0; segment < segments; segment++) places[segment] = segment * area * BLOCK;
         for (int64_t pixel = 0, count; pixel < pixels; pixel += count) {
             count = area - pixel % area < most ? area - pixel % area : most;
             p.rows = on->x + pixel / area * c->channels * area + pixel % area * BLOCK;
@@ -257,7 +257,7 @@ static void convolve(const Convolution *c, const Pictures *on) {
     }
     for (int64_t pixel = 0, count; pixel < pixels; pixel += count) {
         count = pixels - pixel < most ? pixels - pixel : most;
-        for (int64_t segment = 0; segment < segments; segment++) places[segment] = (int32_t)(segment * count * BLOCK);
+        for (int64_t segment = 0; segment < segments; segment++) places[segment] = segment * count * BLOCK;
         for (int64_t i = 0; i < count; i++) look_through(c, on, pixel + i, factors + i * BLOCK, count * BLOCK);
         convolve_rows(c, on, p, pixel, count);
     }
@@ -272,7 +272,7 @@ static OrtStatus *convolve_plain(const Convolution *c, const Pictures *on) {
     memset(padded, 0, (size_t)size * sizeof *padded);
     for (int64_t channel = 0; channel < c->channels; channel++)
         for (int64_t y = 0; y < c->kernel[0]; y++)
-            places[channel * c->kernel[0] + y] = (int32_t)((channel * rows + y * c->gaps[0]) * columns);
+            places[channel * c->kernel[0] + y] = ((channel * rows + y * c->gaps[0]) * columns);
     const float *x = on->x;
     for (int64_t picture = 0; picture < on->pictures; picture++) {
         for (int64_t channel = 0; channel < c->channels; channel++)
@@ -359,7 +359,7 @@ static void corner_weights(const float *window, int64_t stride, float *points) {
 }
 
 static void corner_factors(const Square *square, int64_t channels, float *to, int64_t stride, int64_t apart) {
-    const float *first = square->corner + square->line + BLOCK; /* the outer pixels are outside */
+    const float *first = (const float *)((uintptr_t)square->corner + (uintptr_t)(square->line + BLOCK) * 4); /* the others are outside */
     for (; channels > 0; channels -= BLOCK, to += apart, first += square->block) {
         __m512 a = _mm512_loadu_ps(first), b = _mm512_loadu_ps(first + BLOCK);
         __m512 c = _mm512_loadu_ps(first + 2 * BLOCK), d = _mm512_loadu_ps(first + 3 * BLOCK);
@@ -418,6 +418,7 @@ static const float *weights_for(Convolution *c, int number) {
     pthread_mutex_unlock(&making);
     return found;
 }
+
 /* `count` squares of all pictures', from the `first` on. */
 static void find_factors(const Convolution *c, const Pictures *on, const Scheme *scheme, int64_t first, int64_t count) {
     int64_t down = (on->down + 1) / 2, right = (on->right + 1) / 2;
@@ -460,7 +461,7 @@ static void convolve_squares(const Convolution *c, const Pictures *on, const Sch
     for (int64_t first = 0, count; first < squares; first += count, parts--) {
         count = (squares - first) / parts;
         find_factors(c, on, scheme, first, count);
-        for (int64_t channel = 0; channel < c->channels; channel += BLOCK) places[channel / BLOCK] = (int32_t)(channel * count);
+        for (int64_t channel = 0; channel < c->channels; channel += BLOCK) places[channel / BLOCK] = channel * count;
         for (int64_t map = 0; map < c->maps; map += PANEL) {
             int blocks = c->maps - map > BLOCK ? 2 : 1;
             for (int point = 0; point < scheme->points; point++) {
@@ -511,9 +512,10 @@ static OrtStatus *read_constants(Convolution *c, const OrtKernelInfo *info) {
     c->blocked = c->channels >= BLOCK;
     if (c->maps % BLOCK || (c->blocked && c->channels % BLOCK)) return failure(api, "Conv: expected channels in blocks of 16");
     if (!c->blocked && c->gaps[1] != 1) return failure(api, "Conv: expected no gaps in a window on a picture");
-    if (c->depth > ROOM / 16 || c->depth > MOST_SEGMENTS) return failure(api, "Conv: a window is too large");
+    if (c->depth > ROOM / GROUP || (c->blocked ? c->depth / BLOCK : c->channels * c->kernel[0]) > MOST_SEGMENTS)
+        return failure(api, "Conv: a window is too large");
     c->fast = c->blocked && c->kernel[0] == 3 && c->kernel[1] == 3 && c->channels >= FAST_CHANNELS && c->maps >= FAST_CHANNELS &&
-              c->strides[0] * c->strides[1] * c->gaps[0] * c->gaps[1] == 1 && c->channels <= ROOM / 16 / 16;
+              c->strides[0] * c->strides[1] * c->gaps[0] * c->gaps[1] == 1 && SQUARES / (16 * (c->channels + PANEL)) >= GROUP / 2; /* weights are read for so many squares at least */
     return NULL;
 }
 

@@ -28,7 +28,7 @@ static inline OrtStatus *look_at(const OrtApi *api, const OrtValue *value, Tenso
     OrtStatus *status;
     TRY(ORT(api, GetTensorTypeAndShape)(value, &shape));
     status = ORT(api, GetDimensionsCount)(shape, &tensor->rank);
-    if (!status && tensor->rank > 4) status = failure(api, "QLinearConv: expected tensors of 4 dimensions at most");
+    if (!status && tensor->rank > 4) status = failure(api, "expected tensors of 4 dimensions at most");
     if (!status) status = ORT(api, GetDimensions)(shape, tensor->sizes, tensor->rank);
     ORT(api, ReleaseShape)(shape);
     if (status) return status;
@@ -41,7 +41,7 @@ static inline OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, 
     const OrtValue *value = NULL;
     int is_constant = 0;
     TRY(ORT(api, GetConstantInput)(info, index, &is_constant, &value));
-    if (!is_constant || !value) return failure(api, "QLinearConv: expected constants beside the picture");
+    if (!is_constant || !value) return failure(api, "expected constants beside the picture");
     return look_at(api, value, tensor);
 }
 

@@ -1,4 +1,4 @@
-/* What qlinearconv.c needs of onnxruntime's C interface, written down from its documentation (onnxruntime_c_api.h of 1.22): a table
+/* What our operators need of onnxruntime's C interface, written down from its documentation (onnxruntime_c_api.h of 1.22): a table
  * of functions of which only places at the end are ever added, and the table that an operator of one's own gives. */
 #ifndef ORT_ABI_H
 #define ORT_ABI_H

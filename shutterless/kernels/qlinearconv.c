@@ -96,7 +96,7 @@ static Rounding rounding_of(const Convolution *c, const Rows *r, int64_t map) {
 
 static inline __m512i rounded(const int32_t *sums, const Rounding *r) {
     __m512 exact = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_load_si512(sums), r->bias)), r->scale);
-    return _mm512_cvtps_epi32(_mm512_min_ps(exact, r->most)); /* the least of them stay the least: packing makes zeros of them */
+    return _mm512_cvtps_epi32(_mm512_min_ps(r->most, exact)); /* the least of them, and no numbers, stay so: packing makes zeros of them */
 }
 
 /* Of up to GROUP pixels, for PANEL maps. */
@@ -240,17 +240,17 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
 
 /* --- Running ----------------------------------------------------------------------------------------------------------------- */
 
-static inline __mmask64 first(int64_t count) { return _cvtu64_mask64(~0ull >> (64 - count)); } /* of 1 to 64 */
+static inline __mmask64 mask_of(int64_t count) { return _cvtu64_mask64(~0ull >> (64 - count)); } /* of 1 to 64 */
 
 static inline void copy(uint8_t *to, const uint8_t *from, int64_t bytes) {
     for (; bytes >= 64; bytes -= 64, to += 64, from += 64) _mm512_storeu_si512(to, _mm512_loadu_si512(from));
-    if (bytes) _mm512_mask_storeu_epi8(to, first(bytes), _mm512_maskz_loadu_epi8(first(bytes), from));
+    if (bytes) _mm512_mask_storeu_epi8(to, mask_of(bytes), _mm512_maskz_loadu_epi8(mask_of(bytes), from));
 }
 
 static inline void fill(uint8_t *to, uint8_t value, int64_t bytes) {
     __m512i all = _mm512_set1_epi8((char)value);
     for (; bytes >= 64; bytes -= 64, to += 64) _mm512_storeu_si512(to, all);
-    if (bytes) _mm512_mask_storeu_epi8(to, first(bytes), all);
+    if (bytes) _mm512_mask_storeu_epi8(to, mask_of(bytes), all);
 }
 
 /* What of a window is asked for that starts at `top` and `left` of a picture of `rows` times `columns`; around it lies x_zero. */
@@ -260,10 +260,12 @@ static void look_through(const Convolution *c, const uint8_t *picture, int64_t r
     left += r->across.from * gap;
     for (int64_t y = r->down.from; y < r->down.to; y++, window += width * channels) {
         int64_t row = top + y * c->gaps[0];
-        const uint8_t *line = picture + row * columns * channels;
         if (row < 0 || row >= rows) {
             fill(window, c->x_zero, width * channels);
-        } else if (gap == 1 && left >= 0 && left + width <= columns) {
+            continue;
+        }
+        const uint8_t *line = picture + row * columns * channels;
+        if (gap == 1 && left >= 0 && left + width <= columns) {
             copy(window, line + left * channels, width * channels);
         } else {
             for (int64_t x = 0; x < width; x++) {
@@ -288,7 +290,7 @@ static int sees_one_pixel(const Convolution *c) {
            !(c->pads[0] | c->pads[1] | c->pads[2] | c->pads[3]);
 }
 
-/* The stretches of an output's side, from 1 to MOST_STRETCHES; or one that leaves out nothing, where there were more. */
+/* The stretches of an output's side, at most MOST_STRETCHES; or one that leaves out nothing, where there were more. */
 static int stretches_of(const Convolution *c, int axis, int64_t side, int64_t end, Stretch *found) {
     int count = 0;
     for (int64_t place = 0; place < end; place++) {
@@ -319,13 +321,13 @@ static int64_t make_room(const Work *work, Rows *r) {
     int64_t used = 0, listed = 0;
     if (work->count) {
         const Rows *last = &work->rows[work->count - 1];
-        used = last->rows - windows + (last->count + GRAIN - 1) / GRAIN * GRAIN * last->stride;
+        used = last->rows - windows + (last->count + GRAIN - 1) / GRAIN * GRAIN * last->stride; /* that may be read */
         listed = last->places - places + last->count;
     }
     r->rows = windows + used, r->places = places + listed, r->count = 0;
     int64_t most = ROWS - listed;
     if (r->stride && (ROOM - used) / r->stride < most) most = (ROOM - used) / r->stride;
-    return work->count < ENTRIES ? most / GROUP * GROUP : 0;
+    return work->count < ENTRIES && most > 0 ? most / GROUP * GROUP : 0;
 }
 
 /* All windows of two stretches, put to the work; what has no room any more is convolved before. */

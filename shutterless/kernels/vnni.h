@@ -16,7 +16,7 @@ static inline __attribute__((always_inline)) void multiply(const uint8_t *pixels
 #define START(row)                                                                                                   \
     __m512i left##row = row < rows && more ? _mm512_load_si512(sums->of[row]) : _mm512_setzero_si512();               \
     __m512i right##row = row < rows && more ? _mm512_load_si512(sums->of[row] + TILE) : _mm512_setzero_si512();
-#define THIRD(row) const uint8_t *from##row = pixels + row * stride;
+#define THIRD(row) const uint8_t *from##row = pixels + (row < rows ? row * stride : 0);
 #define ADD(row, third)                                                                      \
     if (row < rows) {                                                                        \
         __m512i each = _mm512_set1_epi32(number_at(from##third + (row - third) * stride));   \
@@ -52,11 +52,11 @@ static void (*const MULTIPLY[GROUP])(const uint8_t *, int64_t, const int8_t *, i
     multiply_11, multiply_12, multiply_13, multiply_14};
 
 /* All rows, for the maps from `map` on, in groups as equal as can be. */
-static void convolve_panel(const Convolution *c, const Rows *r, int64_t map, int come, uint8_t *y) {
+static void convolve_panel(const Convolution *c, const Rows *r, int64_t map, int fetched, uint8_t *y) {
     Sums sums;
     Rounding halves[2] = {rounding_of(c, r, map), rounding_of(c, r, map + TILE)};
     int64_t groups = (r->count + GROUP - 1) / GROUP;
-    (void)come;
+    (void)fetched; /* the CPU fetches them by itself, as they lie in a row */
     for (int64_t group = 0, row = 0, here; group < groups; group++, row += here) {
         here = (r->count - row) / (groups - group);
         const uint8_t *pixels = r->rows + row * r->stride;
