@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 
 from infra.sources import AWS_BASE
@@ -38,10 +39,11 @@ def is_image(name: str) -> bool:
 
 def bridge_address() -> str:
     """Of this machine, as containers see it: the one address that functions and their clients share."""
-    address = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+    told = docker("network", "inspect", "bridge", "--format", "{{with index .IPAM.Config 0}}{{.Subnet}} {{.Gateway}}{{end}}")
     if sys.platform != "linux":
         raise BadSettings("A rehearsal needs Docker on Linux or in WSL: elsewhere containers and machine share no address.")
-    return address
+    subnet, *gateway = told.split()
+    return gateway[0] if gateway else str(next(ip_network(subnet).hosts()))  # not told before a second start
 
 
 def image_names() -> set[str]:

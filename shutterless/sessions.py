@@ -61,10 +61,12 @@ class Session:
         if not self._opening.acquire(blocking=False):
             return
         with_kernels = _open_with_kernels(self.bundle) if self._batch_threads == 1 else None
-        if with_kernels is not None and self.threads == 1:
-            self._session = with_kernels  # for single pictures, too: it answers sooner
+        if with_kernels is not None and self.threads == 1 and self.bundle.manifest.precision == "int8":
+            self._session = with_kernels  # for single pictures, too: it gives the same answers sooner
+        elif with_kernels is not None:
+            self._for_batches = with_kernels
         elif self.bundle.batched or self.threads != self._batch_threads:
-            self._for_batches = with_kernels or _open_for_batches(self.bundle, self._batch_threads)
+            self._for_batches = _open_for_batches(self.bundle, self._batch_threads)
 
     def warm_up(self) -> NDArray[np.float32]:
         """Run it on black, so that the first picture finds all allocated; the logits (1, classes). Later calls run nothing."""

@@ -366,6 +366,14 @@ def bucket(s3: FaultyS3, boto_session) -> str:
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     client.close()
     return name
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks run with onnxruntime's own kernels, as on machines that have none of ours."""
+    from shutterless import kernels
+
+    monkeypatch.setattr(kernels, "KERNELS", ())
+
+
 # Another one, with convolutions: weights beside the graph, and optimised for the machine that runs the tests.
 
 @pytest.fixture(scope="session")

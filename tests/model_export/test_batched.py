@@ -143,6 +143,7 @@ def test_a_graph_that_answers_otherwise_is_refused(tmp_path, pixels, monkeypatch
         bundle_of(tmp_path / "odd/1", network(tmp_path / "net.onnx", strides=[2, 2]), pixels)
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_batches_are_answered_by_their_graph_and_single_pictures_by_theirs(tmp_path, pixels, monkeypatch):
     folder = bundle_of(tmp_path / "odd/1", network(tmp_path / "net.onnx", strides=[2, 2]), pixels)
     opened: list[str] = []
@@ -160,6 +161,7 @@ def test_batches_are_answered_by_their_graph_and_single_pictures_by_theirs(tmp_p
         assert np.array_equal(answer, runtime.run(graph, pixels, np.arange(len(answer))))
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("damage", ["gone", "changed"])
 def test_without_the_graph_for_batches_they_are_answered_all_the_same(tmp_path, pixels, damage, caplog):
     folder = bundle_of(tmp_path / "odd/1", network(tmp_path / "net.onnx", strides=[2, 2]), pixels)

@@ -168,6 +168,7 @@ def old(make_bundle, plain, tmp_path):
     return folder
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_another_machine_s_graph_becomes_another_version_and_the_old_one_stays(old, pixels):
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     folder = add(read_bundle(old))

@@ -181,6 +181,7 @@ def pixels(draw):
     return np.stack([np.asarray(draw((32, 32), seed)) for seed in range(12)])
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch", [1, 5, 12])
 def test_the_optimised_graph_answers_bit_for_bit_like_the_portable_one(fast_bundle, pixels, threads, batch):
@@ -218,6 +219,7 @@ def unopenable(fast_bundle, tmp_path):
     return folder
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_where_the_optimised_graph_cannot_be_opened_the_portable_one_answers(unopenable, fast_bundle, pixels, caplog):
     classifier = Classifier(read_bundle(unopenable))
     assert np.array_equal(classifier.classify(pixels), Classifier(read_bundle(fast_bundle)).classify(pixels))
