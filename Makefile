@@ -113,7 +113,7 @@ lock: $(MADE)/installer ## write requirements/*.txt anew from pyproject.toml   [
 	done
 
 clean: ## remove all that was made: .venv, var (results, pictures, trainings) and caches
-	rm -rf shutterless/kernels/*.so .venv var build dist cdk.out infra/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf shutterless/kernels/*.so* .venv var build dist cdk.out infra/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- Installing -----------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ $(MADE)/onprem $(MADE)/export $(MADE)/infra $(MADE)/bench $(MADE)/dev: $(MADE)/%
 	@touch $@
 
 # Where it cannot be built, all runs without it.
-kernels: ## our own kernels for onnxruntime, where this CPU can run them; most verbs do it by themselves   [CC=compiler]
+kernels: ## our own kernels for onnxruntime, where this CPU can run them; local, test and bench do it, too   [CC=compiler]
 	@shutterless/kernels/build
 
 # Node comes with the Python packages; npm checks what it gets against the lock.

@@ -13,7 +13,7 @@ RUN [ "$(uname -m)" != x86_64 ] \
 WORKDIR /kernels
 COPY shutterless/kernels ./
 RUN CC='/compiler/ziglang/zig cc -target x86_64-linux-gnu.2.28' ./build && mkdir built \
- && { [ "$(uname -m)" != x86_64 ] || mv ./*.so built; }
+ && { [ "$(uname -m)" != x86_64 ] || mv conv.so qlinearconv-amx.so qlinearconv-vnni.so built; }
 
 FROM --platform=${PLATFORM} ${BASE_IMAGE} AS build
 WORKDIR /build

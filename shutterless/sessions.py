@@ -121,21 +121,20 @@ def _open_with_kernels(bundle: Bundle) -> onnxruntime.InferenceSession | None:
         return None
     from shutterless import kernels
 
-    library = kernels.library(bundle.manifest.precision)
-    if library is None:
-        return None
-    options = session_options(1, level=OPTIMISED_LEVEL)
-    options.log_severity_level = LOG_NOTHING  # a graph that it is not for is nothing to report
-    try:
-        options.register_custom_ops_library(str(library))
-    except Exception as error:  # onnxruntime's errors have no other common base
-        log.warning("%s cannot be used here: %s", library.name, error)
-        return None
-    try:
-        return _session(bundle, path, options)
-    except BadBundle as error:
-        log.debug("%s runs with onnxruntime's convolutions: %s", bundle.manifest.name, error.__cause__)
-        return None
+    for library in kernels.libraries(bundle.manifest.precision):
+        options = session_options(1, level=OPTIMISED_LEVEL)
+        options.log_severity_level = LOG_NOTHING  # a graph that it is not for is nothing to report
+        try:
+            options.register_custom_ops_library(str(library))
+        except Exception as error:  # onnxruntime's errors have no other common base
+            log.warning("%s cannot be used here: %s", library.name, error)
+            continue
+        try:
+            return _session(bundle, path, options)
+        except BadBundle as error:
+            log.debug("%s runs with onnxruntime's convolutions: %s", bundle.manifest.name, error.__cause__)
+            return None
+    return None
 
 
 def session_options(threads: int, *, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:

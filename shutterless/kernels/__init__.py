@@ -44,6 +44,6 @@ def of_use(precision: str) -> list[Kernel]:
     return [kernel for kernel in KERNELS if kernel.precision == precision and kernel.features <= machine.cpu]
 
 
-def library(precision: str) -> Path | None:
-    """What a session has to register for a network of this precision; None where nothing was built that this machine can run."""
-    return next((kernel.library for kernel in of_use(precision) if kernel.library.is_file()), None)
+def libraries(precision: str) -> list[Path]:
+    """What a session may register for a network of this precision, the fastest first: what was built and runs on this machine."""
+    return [kernel.library for kernel in of_use(precision) if kernel.library.is_file()]

@@ -72,7 +72,7 @@ static void convolve_panel(const Convolution *c, const Rows *r, int64_t map, int
     write_rounded(c, r, &sums[(group - 1) % 2], row - before, before, halves, map, y);
 }
 
-static void begin(void) {
+static void prepare_unit(void) {
     struct {
         uint8_t palette, start, reserved[14];
         uint16_t bytes[16];
@@ -83,7 +83,7 @@ static void begin(void) {
     _tile_loadconfig(&layout);
 }
 
-static void end(void) { _tile_release(); }
+static void leave_unit(void) { _tile_release(); }
 
 static OrtStatus *ask_for_unit(const OrtApi *api) {
     char message[128];

@@ -7,7 +7,8 @@
  * are read once for many of them.
  *
  * A convolution that it does not take fails when the graph is opened: one in groups, over lines, with weights that are no constants,
- * with another activation than Relu, or pads that are not given in numbers.
+ * with another activation than Relu, maps or channels that fill no blocks, pads that are not given in numbers, gaps between the columns
+ * that it sees of a picture of few channels, or too large a window.
  */
 #include <immintrin.h>
 #include <math.h>
@@ -23,10 +24,11 @@ enum {
     GROUP = 14,            /* rows that are: 28 sums, 2 weights and a factor fill the registers */
     DEPTH = 512,           /* of a row's factors at a time: their weights for a panel, 64 kB, stay in the second cache for all rows */
     ROWS = 256,            /* at a time at most */
-    ROOM = 160 * 1024,     /* factors of those rows, which stay in the second cache */
+    ROOM = 160 * 1024,     /* numbers: factors of those rows, which stay in the second cache */
     MOST_SEGMENTS = 1024,
-    SQUARES = 96 * 1024,   /* factors and sums of squares at a time */
-    FAST_CHANNELS = 32     /* with fewer, finding the factors takes what fewer multiplications save */
+    SQUARES_ROOM = 96 * 1024,                        /* numbers: factors and sums of squares at a time */
+    FAST_CHANNELS = 32,                              /* with fewer, finding the factors takes what fewer multiplications save */
+    MOST_FAST_CHANNELS = SQUARES_ROOM / 16 / 7 - PANEL /* so that weights are read for 7 squares at least */
 };
 
 enum { X, W, BIAS, SUM, INPUTS };
@@ -62,7 +64,7 @@ typedef struct {
 
 /* For each thread that convolves, from its first convolution to its end. */
 static _Thread_local float factors[ROOM] __attribute__((aligned(64)));
-static _Thread_local float sums[SQUARES] __attribute__((aligned(64)));
+static _Thread_local float sums[SQUARES_ROOM] __attribute__((aligned(64)));
 static _Thread_local int64_t places[MOST_SEGMENTS];
 
 /* --- Products ---------------------------------------------------------------------------------------------------------------- */
@@ -455,7 +457,8 @@ static void write_squares(const Convolution *c, const Pictures *on, const Scheme
 }
 
 static void convolve_squares(const Convolution *c, const Pictures *on, const Scheme *scheme, const float *weights) {
-    int64_t squares = on->pictures * ((on->down + 1) / 2) * ((on->right + 1) / 2), most = SQUARES / (scheme->points * (c->channels + PANEL));
+    int64_t squares = on->pictures * ((on->down + 1) / 2) * ((on->right + 1) / 2);
+    int64_t most = SQUARES_ROOM / (scheme->points * (c->channels + PANEL));
     if (most > ROWS) most = ROWS;
     int64_t parts = (squares + most - 1) / most;
     for (int64_t first = 0, count; first < squares; first += count, parts--) {
@@ -483,39 +486,27 @@ static void destroy(void *kernel) {
     free(c);
 }
 
-static OrtStatus *read_attributes(Convolution *c, const OrtKernelInfo *info) {
+static OrtStatus *read_graph(Convolution *c, const OrtKernelInfo *info) {
     const OrtApi *api = c->api;
-    int64_t group = 1;
     char activation[8];
-    read_number(api, info, "group", &group);
-    int read = read_numbers(api, info, "kernel_shape", c->kernel, 2) && read_numbers(api, info, "strides", c->strides, 2) &&
-               read_numbers(api, info, "dilations", c->gaps, 2) && read_numbers(api, info, "pads", c->pads, 4);
-    if (!read || group != 1 || pads_by_itself(api, info) || !all_in(c->strides, 2, 1) || !all_in(c->gaps, 2, 1) ||
-        !all_in(c->pads, 4, 0))
+    Tensor w;
+    if (!read_windows(api, info, c->kernel, c->strides, c->gaps, c->pads))
         return failure(api, "Conv: expected one group, two dimensions, pads in numbers");
     int known = read_text(api, info, "activation", activation, sizeof activation);
     c->relu = known && !strcmp(activation, "Relu");
     if (!known || (!c->relu && *activation)) return failure(api, "Conv: expected no activation, or Relu");
-    return NULL;
-}
-
-static OrtStatus *read_constants(Convolution *c, const OrtKernelInfo *info) {
-    const OrtApi *api = c->api;
-    Tensor w;
     TRY(ORT(api, GetInputCount)(info, &c->inputs));
     if (c->inputs < BIAS || c->inputs > INPUTS) return failure(api, "Conv: expected 2 to 4 inputs");
     TRY(constant(api, info, W, &w));
-    if (w.rank != 4 || !all_in(w.sizes, 4, 1)) return failure(api, "Conv: expected weights of 4 dimensions");
-    if (!c->kernel[0]) c->kernel[0] = w.sizes[2], c->kernel[1] = w.sizes[3];
-    if (c->kernel[0] != w.sizes[2] || c->kernel[1] != w.sizes[3]) return failure(api, "Conv: expected weights of the kernel's shape");
+    if (!fits(&w, c->kernel)) return failure(api, "Conv: expected weights of 4 dimensions, of the kernel's shape");
     c->maps = w.sizes[0], c->channels = w.sizes[1], c->depth = w.count / c->maps, c->weights = w.data;
     c->blocked = c->channels >= BLOCK;
     if (c->maps % BLOCK || (c->blocked && c->channels % BLOCK)) return failure(api, "Conv: expected channels in blocks of 16");
     if (!c->blocked && c->gaps[1] != 1) return failure(api, "Conv: expected no gaps in a window on a picture");
     if (c->depth > ROOM / GROUP || (c->blocked ? c->depth / BLOCK : c->channels * c->kernel[0]) > MOST_SEGMENTS)
         return failure(api, "Conv: a window is too large");
-    c->fast = c->blocked && c->kernel[0] == 3 && c->kernel[1] == 3 && c->channels >= FAST_CHANNELS && c->maps >= FAST_CHANNELS &&
-              c->strides[0] * c->strides[1] * c->gaps[0] * c->gaps[1] == 1 && SQUARES / (16 * (c->channels + PANEL)) >= GROUP / 2; /* weights are read for so many squares at least */
+    c->fast = c->kernel[0] == 3 && c->kernel[1] == 3 && c->strides[0] * c->strides[1] * c->gaps[0] * c->gaps[1] == 1 &&
+              c->channels >= FAST_CHANNELS && c->channels <= MOST_FAST_CHANNELS && c->maps >= FAST_CHANNELS;
     return NULL;
 }
 
@@ -523,14 +514,8 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
     (void)op;
     Convolution *c = calloc(1, sizeof *c);
     if (!c) return failure(api, "Conv: no memory");
-    *c = (Convolution){.api = api, .strides = {1, 1}, .gaps = {1, 1}};
-    OrtStatus *status = read_attributes(c, info);
-    if (!status) status = read_constants(c, info);
-    if (status)
-        destroy(c);
-    else
-        *kernel = c;
-    return status;
+    c->api = api;
+    return hand_over(c, read_graph(c, info), destroy, kernel);
 }
 
 /* What there is to add, if there is. */

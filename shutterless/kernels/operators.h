@@ -82,6 +82,34 @@ static inline int all_in(const int64_t *values, size_t count, int64_t least) {
     return 1;
 }
 
+/* What both convolutions are told of their windows, rows before columns; pads: top, left, bottom, right. `kernel` stays 0 where only the
+ * weights tell it. 0 where it is not as they take it: one group, two dimensions, pads in numbers. */
+static inline int read_windows(const OrtApi *api, const OrtKernelInfo *info, int64_t kernel[2], int64_t strides[2], int64_t gaps[2],
+                               int64_t pads[4]) {
+    int64_t group = 1;
+    for (int axis = 0; axis < 2; axis++) strides[axis] = gaps[axis] = 1;
+    read_number(api, info, "group", &group);
+    return read_numbers(api, info, "kernel_shape", kernel, 2) && read_numbers(api, info, "strides", strides, 2) &&
+           read_numbers(api, info, "dilations", gaps, 2) && read_numbers(api, info, "pads", pads, 4) && group == 1 &&
+           !pads_by_itself(api, info) && all_in(strides, 2, 1) && all_in(gaps, 2, 1) && all_in(pads, 4, 0);
+}
+
+/* Weights of 4 dimensions, whose last two are the kernel's: told now, or as told before. */
+static inline int fits(const Tensor *weights, int64_t kernel[2]) {
+    if (weights->rank != 4 || !all_in(weights->sizes, 4, 1)) return 0;
+    if (!kernel[0]) kernel[0] = weights->sizes[2], kernel[1] = weights->sizes[3];
+    return kernel[0] == weights->sizes[2] && kernel[1] == weights->sizes[3];
+}
+
+/* The end of making a kernel: it is onnxruntime's, or, where something failed, nobody's. */
+static inline OrtStatus *hand_over(void *made, OrtStatus *status, void (*destroy)(void *), void **kernel) {
+    if (status)
+        destroy(made);
+    else
+        *kernel = made;
+    return status;
+}
+
 /* How many windows of `kernel` places fit along a side. */
 static inline int64_t output_side(int64_t side, int64_t pads, int64_t kernel, int64_t gap, int64_t stride) {
     int64_t free_places = side + pads - gap * (kernel - 1) - 1;
@@ -120,7 +148,7 @@ static inline OrtStatus *offer(const OrtCustomOp *op, const char *in, OrtSession
     if (!domain) {
         OrtCustomOpDomain *empty = NULL;
         status = ORT(api, CreateCustomOpDomain)(in, &empty);
-        if (!status) status = ORT(api, CustomOpDomainAdd)(empty, op);
+        if (!status) status = ORT(api, CustomOpDomainAdd)(empty, op); /* fails where there is no memory alone */
         if (!status) domain = empty;
     }
     pthread_mutex_unlock(&making);

@@ -26,8 +26,8 @@ enum {
     ENTRIES = 16       /* kinds of windows at a time */
 };
 
-/* GROUP: pixels that are summed up side by side. GRAIN: fewer of them take as long. DEPTH: bytes of a window that are multiplied at a
- * time. */
+/* GROUP: pixels that are summed up side by side. GRAIN: so many at least are counted, and with AMX read, for any part of them. DEPTH: bytes
+ * of a window that are multiplied at a time. */
 #ifdef __AMX_INT8__
 enum { GROUP = 2 * TILE, GRAIN = TILE, DEPTH = STEP };
 #else
@@ -66,7 +66,7 @@ typedef struct {
 /* Windows, or the parts of them that are in the picture, and where each one's outputs go. */
 typedef struct {
     const uint8_t *rows;
-    int64_t stride, count;
+    int64_t offset, stride, count; /* offset: of rows in `windows`, if they lie there */
     Part parts[MOST_PARTS];
     int parts_count;
     Stretch down, across;
@@ -159,19 +159,6 @@ static void pack(Convolution *c, const int8_t *weights) {
     }
 }
 
-static OrtStatus *read_attributes(Convolution *c, const OrtKernelInfo *info) {
-    const OrtApi *api = c->api;
-    int64_t group = 1, channels_last = 0;
-    read_number(api, info, "group", &group);
-    read_number(api, info, "channels_last", &channels_last);
-    int read = read_numbers(api, info, "kernel_shape", c->kernel, 2) && read_numbers(api, info, "strides", c->strides, 2) &&
-               read_numbers(api, info, "dilations", c->gaps, 2) && read_numbers(api, info, "pads", c->pads, 4);
-    if (!read || group != 1 || !channels_last || pads_by_itself(api, info) || !all_in(c->strides, 2, 1) ||
-        !all_in(c->gaps, 2, 1) || !all_in(c->pads, 4, 0))
-        return failure(api, "QLinearConv: expected one group, channels last, pads in numbers");
-    return NULL;
-}
-
 /* Weights, bias and scales, out of constants that were looked at before. */
 static OrtStatus *prepare(Convolution *c, const Tensor inputs[INPUTS]) {
     size_t maps = (size_t)c->panels * PANEL;
@@ -199,18 +186,19 @@ static OrtStatus *prepare(Convolution *c, const Tensor inputs[INPUTS]) {
     return NULL;
 }
 
-static OrtStatus *read_constants(Convolution *c, const OrtKernelInfo *info) {
+static OrtStatus *read_graph(Convolution *c, const OrtKernelInfo *info) {
     const OrtApi *api = c->api;
     Tensor inputs[INPUTS] = {{0}};
     size_t count;
+    int64_t channels_last = 0;
+    read_number(api, info, "channels_last", &channels_last);
+    if (!read_windows(api, info, c->kernel, c->strides, c->gaps, c->pads) || !channels_last)
+        return failure(api, "QLinearConv: expected one group, channels last, pads in numbers");
     TRY(ORT(api, GetInputCount)(info, &count));
     if (count < BIAS || count > INPUTS) return failure(api, "QLinearConv: expected 8 or 9 inputs");
     for (size_t i = X_SCALE; i < count; i++) TRY(constant(api, info, i, &inputs[i]));
     const Tensor *w = &inputs[W];
-    if (w->rank != 4 || !all_in(w->sizes, 4, 1)) return failure(api, "QLinearConv: expected weights of 4 dimensions");
-    if (!c->kernel[0]) c->kernel[0] = w->sizes[2], c->kernel[1] = w->sizes[3];
-    if (c->kernel[0] != w->sizes[2] || c->kernel[1] != w->sizes[3])
-        return failure(api, "QLinearConv: expected weights of the kernel's shape");
+    if (!fits(w, c->kernel)) return failure(api, "QLinearConv: expected weights of 4 dimensions, of the kernel's shape");
     c->maps = w->sizes[0], c->channels = w->sizes[1];
     c->window = w->count / c->maps, c->padded = (c->window + DEPTH - 1) / DEPTH * DEPTH, c->panels = (c->maps + PANEL - 1) / PANEL;
     if (c->padded > MOST_WINDOW) return failure(api, "QLinearConv: a window is too large");
@@ -220,7 +208,6 @@ static OrtStatus *read_constants(Convolution *c, const OrtKernelInfo *info) {
     }
     for (int64_t i = 0; i < inputs[W_ZERO].count; i++)
         if (((const int8_t *)inputs[W_ZERO].data)[i]) return failure(api, "QLinearConv: expected weights around zero");
-
     return prepare(c, inputs);
 }
 
@@ -228,14 +215,8 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
     (void)op;
     Convolution *c = calloc(1, sizeof *c);
     if (!c) return failure(api, "QLinearConv: no memory");
-    *c = (Convolution){.api = api, .strides = {1, 1}, .gaps = {1, 1}};
-    OrtStatus *status = read_attributes(c, info);
-    if (!status) status = read_constants(c, info);
-    if (status)
-        destroy(c);
-    else
-        *kernel = c;
-    return status;
+    c->api = api;
+    return hand_over(c, read_graph(c, info), destroy, kernel);
 }
 
 /* --- Running ----------------------------------------------------------------------------------------------------------------- */
@@ -321,10 +302,10 @@ static int64_t make_room(const Work *work, Rows *r) {
     int64_t used = 0, listed = 0;
     if (work->count) {
         const Rows *last = &work->rows[work->count - 1];
-        used = last->rows - windows + (last->count + GRAIN - 1) / GRAIN * GRAIN * last->stride; /* that may be read */
+        used = last->offset + (last->count + GRAIN - 1) / GRAIN * GRAIN * last->stride; /* the last ones may be read */
         listed = last->places - places + last->count;
     }
-    r->rows = windows + used, r->places = places + listed, r->count = 0;
+    r->offset = used, r->rows = windows + used, r->places = places + listed, r->count = 0;
     int64_t most = ROWS - listed;
     if (r->stride && (ROOM - used) / r->stride < most) most = (ROOM - used) / r->stride;
     return work->count < ENTRIES && most > 0 ? most / GROUP * GROUP : 0;
@@ -349,7 +330,7 @@ static void put_stretch(const Convolution *c, const Pictures *on, Stretch down, 
                 }
                 look_through(c, on->x + picture * on->rows * on->columns * c->channels, on->rows, on->columns,
                              row * c->strides[0] - c->pads[0], column * c->strides[1] - c->pads[1], &r,
-                             windows + (r.rows - windows) + r.count * r.stride);
+                             windows + r.offset + r.count * r.stride);
                 r.places[r.count++] = ((picture * on->down + row) * on->right + column) * c->maps;
             }
     if (r.count) work->rows[work->count++] = r;
@@ -391,7 +372,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     TRY(ORT(c->api, GetTensorMutableData)(output, (void **)&on.y));
     if (!(on.count && on.down && on.right)) return NULL;
 
-    begin();
+    prepare_unit();
     if (sees_one_pixel(c)) {
         int64_t done = convolve_pixels(c, &on), pixels = on.count * on.down * on.right;
         on.x += done * c->channels, on.y += done * c->maps;
@@ -411,7 +392,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     else
         put_stretch(c, &on, whole[0], whole[1], &work);
     convolve(c, &work, on.y);
-    end();
+    leave_unit();
     return NULL;
 }
 

@@ -10,7 +10,8 @@ static inline int32_t number_at(const uint8_t *place) {
     return number;
 }
 
-/* Sums of `rows` pixels, or what there is `more` of them. */
+/* Sums of `rows` pixels, or what there is `more` of them. Every third row has a pointer of its own, and the two after it are one and two
+ * strides from there. */
 static inline __attribute__((always_inline)) void multiply(const uint8_t *pixels, int64_t stride, const int rows, const int8_t *weights,
                                                            int64_t depth, Sums *sums, int more) {
 #define START(row)                                                                                                   \
@@ -68,5 +69,5 @@ static void convolve_panel(const Convolution *c, const Rows *r, int64_t map, int
 }
 
 static OrtStatus *ask_for_unit(const OrtApi *api) { return (void)api, NULL; }
-static void begin(void) {}
-static void end(void) {}
+static void prepare_unit(void) {}
+static void leave_unit(void) {}

@@ -159,9 +159,11 @@ def test_it_carries_its_licences_and_no_compiler_no_torch_and_no_secret(server, 
 
 def test_it_carries_our_convolutions(server):
     """They are for x86-64 alone."""
-    code, said = server.run("[ $(uname -m) != x86_64 ] || ls /opt/shutterless/shutterless/kernels")
+    code, said = server.run("uname -m; ls /opt/shutterless/shutterless/kernels")
+    machine, *files = said.split()
     assert code == 0
-    assert {file for file in said.split() if file.endswith(".so")} in ({kernel.file for kernel in KERNELS}, set())
-    program = "from shutterless.kernels import KERNELS, library, of_use\n" \
-              "print(all(library(kernel.precision) for kernel in KERNELS if of_use(kernel.precision)))"
+    wanted = {kernel.file for kernel in KERNELS} if machine == "x86_64" else set()
+    assert {file for file in files if file.endswith(".so")} == wanted
+    program = "from shutterless.kernels import libraries, of_use\n" \
+              "print(all(len(libraries(precision)) == len(of_use(precision)) for precision in (\"fp32\", \"int8\")))"
     assert server.run(f"cd /opt/shutterless && python3 -c '{program}'") == (0, "True\n")

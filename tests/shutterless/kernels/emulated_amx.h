@@ -1,5 +1,5 @@
 /* AMX's tiles in plain C, put before the kernel's source (-include), so that its tests run on every CPU with AVX-512. As far as the
- * kernel goes: tiles of 16 rows of 64 bytes. Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBUSD. */
+ * kernel goes: tiles of 16 rows of 64 bytes, whatever their configuration says, and no permission of Linux's. Those are tried on such CPUs alone. Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBUSD. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>

@@ -31,7 +31,12 @@ def convolution(folder: Path, weights: Array, *, bias: Array | None = None, relu
                   helper.make_node("Add", ["conv", "beside"], ["sum" if relu else "last"])]
     if relu:
         nodes.append(helper.make_node("Relu", ["sum" if added else "conv"], ["last"]))
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", weights.shape[1], *sides])]
+    return saved(folder, nodes, tensors, (weights.shape[1], *sides))
+
+
+def saved(folder: Path, nodes: list[onnx.NodeProto], tensors: dict[str, Array], shape: tuple[object, ...]) -> Path:
+    """x (N, *shape) -> last, optimised for this machine."""
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *shape])]
     outputs = [helper.make_tensor_value_info("last", TensorProto.FLOAT, None)]
     kept = [numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()]
     graph = helper.make_graph(nodes, "convolution", inputs, outputs, kept)
@@ -113,6 +118,8 @@ RING = [1, 1, 1, 1]
     ((2, 3, 260, 260), (16, 3, 2, 2), {"strides": [2, 3]}),
     ((2, 4, 9, 9), (32, 4, 3, 3), {"dilations": [2, 1]}),
     ((1, 3, 2, 600), (16, 3, 2, 590), {}),
+    ((1, 832, 4, 4), (32, 832, 3, 3), {"pads": RING}),
+    ((9, 832, 2, 2), (32, 832, 3, 3), {"pads": RING}),
     ((1, 848, 4, 4), (32, 848, 3, 3), {"pads": RING}),
     ((1, 1024, 3, 3), (32, 1024, 3, 3), {"pads": RING}),
 ], ids=str)
@@ -153,6 +160,37 @@ def test_what_follows_is_part_of_it(tmp_path, ours, side, kernel, biased, added,
     found = ours(path).run(None, {"x": x})[0]
     assert differ(found, expected) <= ERROR
     assert not relu or found.min() == 0
+
+
+@pytest.mark.needs("kernel")
+@pytest.mark.parametrize("side", [2, 16])
+def test_a_picture_that_is_the_sum_too_is_not_written_over(tmp_path, ours, side):
+    x, weights = pictures(3, 32, side, side), drawn(32, 32, 3, 3)
+    first = helper.make_node("Conv", ["x", "first"], ["y"])
+    nodes = [first, helper.make_node("Conv", ["y", "w"], ["conv"], pads=RING), helper.make_node("Add", ["conv", "y"], ["last"])]
+    identity = np.eye(32, dtype=np.float32)[:, :, None, None]
+    found = ours(saved(tmp_path, nodes, {"first": identity, "w": weights}, (32, side, side))).run(None, {"x": x})[0]
+    assert differ(found, exact(x, weights, pads=RING) + x) <= ERROR
+
+
+@pytest.mark.needs("kernel")
+def test_a_deep_network_stays_within_what_is_promised(tmp_path, ours):
+    """As deep as ResNet50: 16 blocks of three convolutions, 64 channels, with sums and Relu."""
+    tensors, nodes, last = {"start": drawn(64, 3, 3, 3)}, [helper.make_node("Conv", ["x", "start"], ["y0"], pads=RING)], "y0"
+    for block in range(16):
+        before = last
+        for place, kernel in enumerate((1, 3, 1)):
+            name = f"{block}_{place}"
+            tensors[f"w{name}"] = drawn(64, 64, kernel, kernel, seed=3 * block + place)
+            pads = RING if kernel == 3 else [0] * 4
+            nodes.append(helper.make_node("Conv", [before, f"w{name}"], [f"c{name}"], pads=pads))
+            before = f"c{name}"
+        nodes.append(helper.make_node("Add", [before, last], [f"s{block}"]))
+        nodes.append(helper.make_node("Relu", [f"s{block}"], [f"y{block + 1}"]))
+        last = f"y{block + 1}"
+    nodes[-1].output[0] = "last"
+    path, x = saved(tmp_path, nodes, tensors, (3, 16, 16)), pictures(5, 3, 16, 16)
+    assert differ(ours(path).run(None, {"x": x})[0], opened(path).run(None, {"x": x})[0]) <= 1e-5
 
 
 @pytest.mark.needs("kernel")
@@ -202,6 +240,17 @@ def test_a_convolution_that_it_cannot_do_is_refused_when_the_graph_is_opened(tmp
     node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in change.items())])
     onnx.save(model, path)
     with pytest.raises(Exception, match="Conv: expected"):
+        ours(path)
+
+
+@pytest.mark.needs("kernel")
+@pytest.mark.parametrize(("shape", "attributes", "said"), [
+    ((16, 3, 3, 3), {"dilations": [1, 2]}, "no gaps in a window on a picture"),
+    ((16, 3, 600, 2), {}, "a window is too large"), ((16, 1024, 4, 4), {}, "a window is too large"),
+], ids=str)
+def test_windows_that_it_cannot_look_through_are_refused_when_the_graph_is_opened(tmp_path, ours, shape, attributes, said):
+    path = convolution(tmp_path, drawn(*shape), **attributes)
+    with pytest.raises(Exception, match=said):
         ours(path)
 
 

@@ -21,39 +21,57 @@ def answers(bundle: Bundle, threads: int, batch_threads: int | None) -> list[NDA
     side = bundle.manifest.input.side
     pixels = np.random.default_rng(5).integers(0, 256, (9, side, side, 3), dtype=np.uint8)
     session = Session(bundle, threads=threads, batch_threads=batch_threads)
-    return [session.run(pixels[:count]) for count in (1, 3, 9, 2)]
+    first = session.run(pixels[:1])
+    session.open_for_batches()
+    return [first, *(session.run(pixels[:count]) for count in (3, 9, 2))]
+
+
+class Watched:
+    """A session that notes how many pictures it was asked for at a time."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self.asked: list[int] = []
+
+    def run(self, outputs: list[str], inputs: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        self.asked.append(len(next(iter(inputs.values()))))
+        return list(self._session.run(outputs, inputs))
 
 
 @pytest.fixture
-def opened_with_kernels(monkeypatch) -> list[ort.InferenceSession]:
-    """The sessions that were, from now on. On a CPU that runs none of ours, the test ends here."""
+def with_kernels(monkeypatch) -> list[Watched]:
+    """The sessions that are opened with ours, from now on. On a CPU that runs none of them, the test ends here."""
     if not kernels.of_use("fp32") or not kernels.of_use("int8"):
         pytest.xfail("this CPU cannot run our kernels")
-    made: list[ort.InferenceSession] = []
+    made: list[Watched] = []
 
-    def watched(bundle: Bundle) -> ort.InferenceSession | None:
+    def watched(bundle: Bundle) -> Watched | None:
         session = _open_with_kernels(bundle)
-        made.extend([session] if session else [])
-        return session
+        if session is None:
+            return None
+        made.append(Watched(session))
+        return made[-1]
 
     monkeypatch.setattr("shutterless.sessions._open_with_kernels", watched)
     return made
 
 
 @pytest.mark.needs("kernel")
-@pytest.mark.parametrize(("threads", "batch_threads", "sessions"), [(2, 1, 1), (1, None, 1), (2, None, 0)])
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_networks_run_with_them_where_batches_have_one_thread(opened_with_kernels, monkeypatch, fast_bundle, precision, threads,
-                                                              batch_threads, sessions):
+@pytest.mark.parametrize(("precision", "threads", "batch_threads", "asked"), [
+    ("int8", 1, None, [[3, 9, 2]]), ("int8", 2, 1, [[9]]), ("int8", 2, None, []),
+    ("fp32", 1, None, [[9]]), ("fp32", 2, 1, [[9]]), ("fp32", 2, None, []),
+])
+def test_what_has_one_thread_is_asked_of_them_and_answered_as_without(with_kernels, monkeypatch, fast_bundle, precision, threads,
+                                                                      batch_threads, asked):
     bundle = read_bundle(fast_bundle if precision == "fp32" else find_bundle("eurosat-resnet50", ROOT / "models"))
     assert bundle.graph()[1], "the graph is to be one that was optimised"
     with_it = answers(bundle, threads, batch_threads)
-    assert len(opened_with_kernels) == sessions
+    assert [watched.asked for watched in with_kernels] == asked
     monkeypatch.setattr(kernels, "KERNELS", ())
     for ours, builtin in zip(with_it, answers(bundle, threads, batch_threads), strict=True):
         exact = precision == "int8" or len(ours) < BATCH
         assert np.abs(ours - builtin).max() <= (0 if exact else 1e-5 * np.abs(builtin).max())
-    assert len(opened_with_kernels) == sessions
+    assert len(with_kernels) == len(asked)
 
 
 @pytest.mark.needs("kernel")
@@ -66,12 +84,15 @@ def test_a_network_with_other_convolutions_runs_without_them_and_nothing_is_prin
 
 
 @pytest.mark.needs("kernel")
-def test_a_library_that_does_not_load_is_named_and_left_out(monkeypatch, tmp_path, caplog):
-    broken = tmp_path / "qlinearconv.so"
+def test_a_library_that_does_not_load_is_named_and_the_next_one_taken(with_kernels, monkeypatch, tmp_path, caplog):
+    broken = tmp_path / "broken.so"
     broken.write_text("no library")
-    monkeypatch.setattr(kernels, "library", lambda precision: broken)
-    assert _open_with_kernels(read_bundle(find_bundle("eurosat-resnet50", ROOT / "models"))) is None
-    assert "qlinearconv.so cannot be used here" in caplog.text
+    built = kernels.libraries("int8")
+    bundle = read_bundle(find_bundle("eurosat-resnet50", ROOT / "models"))
+    for libraries in ([broken, *built], [broken]):
+        monkeypatch.setattr(kernels, "libraries", lambda precision, found=libraries: found)
+        assert (_open_with_kernels(bundle) is None) == (libraries == [broken])
+    assert caplog.text.count("broken.so cannot be used here") == 2
 
 
 # Which one.
@@ -92,14 +113,14 @@ def machine(*features: str, system: str = "linux-x86_64") -> Machine:
     (machine(*AMX.features, system="linux-arm64"), "int8", []),
     (Machine(system="linux-x86_64", cpu=None, ort=None), "fp32", []),
 ], ids=str)
-def test_the_fastest_is_taken_that_was_built_and_that_the_cpu_can_run(monkeypatch, tmp_path, here, precision, files):
+def test_those_are_taken_that_were_built_and_that_the_cpu_can_run(monkeypatch, tmp_path, here, precision, files):
     monkeypatch.setattr(kernels, "this_machine", lambda: here)
     monkeypatch.setattr(kernels, "HERE", tmp_path)
     assert [kernel.file for kernel in kernels.of_use(precision)] == files
-    assert kernels.library(precision) is None
-    for file in reversed(files):
+    assert kernels.libraries(precision) == []
+    for i, file in reversed([*enumerate(files)]):
         (tmp_path / file).touch()
-        assert kernels.library(precision) == tmp_path / file
+        assert kernels.libraries(precision) == [tmp_path / name for name in files[i:]]
 
 
 # Building them.
@@ -113,13 +134,23 @@ def test_without_a_compiler_that_can_do_it_that_is_said_and_nothing_fails(tmp_pa
 @pytest.mark.parametrize("machine", ["Darwin arm64", "Linux aarch64"])
 def test_for_other_machines_nothing_is_built_and_nothing_said(tmp_path, machine):
     done, built = build(tmp_path, "false", machine, path="")
-    assert (done.returncode, done.stdout, done.stderr, list(built)) == (0, "", "", ["conv.so"])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert set(built.values()) == {b"of an older source"}
+
+
+@pytest.mark.needs("kernel")
+@pytest.mark.parametrize(("features", "files"), [
+    ("avx2 avx512bw", []), ("avx512f", ["conv.so"]), ("avx512f avx512_vnni", ["conv.so", "qlinearconv-vnni.so"]),
+    ("avx512f avx512_vnni amx_int8 amx_tile", ["conv.so", "qlinearconv-amx.so", "qlinearconv-vnni.so"]),
+])
+def test_where_no_compiler_is_named_those_are_built_that_this_cpu_can_run(tmp_path, features, files):
+    done, built = build(tmp_path, features=features)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(file for file, library in built.items() if library.startswith(b"\x7fELF")) == files
 
 
 @pytest.mark.needs("kernel")
 def test_a_compiler_that_is_named_builds_all_of_them_without_a_warning_and_once(tmp_path):
-    if not kernels.of_use("fp32"):
-        pytest.xfail("this CPU cannot run our kernels, and may lack a compiler for them")
     done, built = build(tmp_path, "cc")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {name: library[:4] for name, library in built.items()} == {kernel.file: b"\x7fELF" for kernel in KERNELS}
