@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 
+from onprem.cpus import one_each, stay_on, waking_on
 from shutterless.classifier import Answer, Classifier, Prepared
 
 MAX_BATCH = 16  # pictures; beyond it a run costs no less per picture
@@ -59,7 +60,9 @@ class Batcher:
         self._in_hand = self._crowd = 0  # now, and at most since somebody was waited for in vain
         self._idle: list[int] = []  # of each runner that waits: for how many
         self._stopping = False
-        self._threads = [threading.Thread(target=self._run, name=f"batch_{n}", daemon=True) for n in range(runners)]
+        self._loop_thread = 0
+        self._threads = [threading.Thread(target=self._run, args=(cpu,), name=f"batch_{n}", daemon=True)
+                         for n, cpu in enumerate(one_each(runners))]
         for thread in self._threads:  # now: one that cannot be had later would leave its pictures waiting
             thread.start()
 
@@ -69,6 +72,7 @@ class Batcher:
 
         prepare_soon: called first, by a runner; None where preparing takes more than a few milliseconds.
         """
+        self._loop_thread = threading.get_native_id()
         turn = _Turn(asyncio.get_running_loop().create_future(), prepare, prepare_soon)
         with self._changed:
             self._in_hand += 1
@@ -118,15 +122,16 @@ class Batcher:
     def _is_over(self) -> bool:
         return self._stopping and not self._in_hand
 
-    def _run(self) -> None:
-        while self._step():
+    def _run(self, cpu: int | None) -> None:
+        stay_on(cpu)
+        while self._step(cpu):
             pass
 
-    def _step(self) -> bool:
+    def _step(self, cpu: int | None) -> bool:
         """One share of what waits; False at the end. A function of its own, since a name would keep the last bodies in memory."""
         turns = self._taken()
         for batch in self._batches(turns):
-            self._send(self._settled(batch))
+            self._send(self._settled(batch), cpu)
         return bool(turns)
 
     def _taken(self) -> list[_Turn]:
@@ -183,9 +188,9 @@ class Batcher:
         self._ran(len(turns), answers[0].timings.inference_s)
         return list(zip(turns, answers, strict=True))
 
-    def _send(self, outcomes: Outcomes) -> None:
+    def _send(self, outcomes: Outcomes, cpu: int | None = None) -> None:
         self._leave(len(outcomes))
-        with suppress(RuntimeError):  # the loop is gone, and who asked with it
+        with waking_on(cpu, self._loop_thread), suppress(RuntimeError):  # the loop is gone, and who asked with it
             outcomes[0][0].answer.get_loop().call_soon_threadsafe(_give, outcomes)
 
 

@@ -10,6 +10,7 @@ from threading import Thread
 from fastapi import Request
 
 from onprem.batching import Batcher
+from onprem.cpus import wherever_i_may
 from onprem.intake import Intake
 from onprem.pending import Announced, Pending, most_announced
 from onprem.policies import Policies, Reception
@@ -74,7 +75,7 @@ def build_door(settings: Settings) -> Door:
     limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
     shelf = Shelf(settings, threads=settings.server_threads)
     storage, tallies = Storage(settings), Tallies()
-    compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute")
+    compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute", initializer=wherever_i_may())
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
     batcher = Batcher(compute, runners=-(-settings.workers // (settings.threads or 1)), ran=tallies.ran)

@@ -11,6 +11,7 @@ import orjson
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from onprem.corks import Cork
 from shutterless.problems import CONTENT_TYPE, problem
 
 HEAD_S = 20.0  # from the connection, or the first bytes of a later head, to its end; bodies have the same grace
@@ -36,6 +37,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(transport)
+        self._cork = Cork(transport, self.loop)
         self._since = self.loop.time()
         if len(self.connections) > self.max_connections and not self._make_room():
             self._refuse(503, "The server has as many connections as it may. Try again in a second.", "retry-after: 1")
@@ -80,6 +82,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._in_head, self._head_bytes = False, 0
         self.scope["state"][CONNECTION] = id(self)
         super().on_headers_complete()
+        self.cycle.transport = self._cork  # type: ignore[assignment]  # all of it that a cycle uses
         if self.parser.should_upgrade():  # the parser takes no body of such a request: what comes after it is no request either
             self.cycle.keep_alive = False
 
@@ -156,8 +159,8 @@ class BoundedHeads(HttpToolsProtocol):
         body = orjson.dumps(problem(status, str(uuid.uuid4()), detail))
         head = (f"HTTP/1.1 {status} Refused", f"content-type: {CONTENT_TYPE}", f"content-length: {len(body)}",
                 "connection: close", *headers)
-        self.transport.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
-        self.transport.close()
+        self._cork.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)  # after what an answer has written
+        self._cork.close()
 
 
 def _without_upgrade(data: bytes) -> bytes:
