@@ -17,7 +17,8 @@ RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.
 
 def to_pixels(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     """Returns uint8 of shape (side, side, 3): rows, columns, RGB. `picture` is RGB and upright."""
-    return np.asarray(center_crop(resize(picture, spec), spec.crop))
+    cut = center_crop(resize(picture, spec), spec.crop)
+    return np.frombuffer(cut.tobytes(), np.uint8).reshape(cut.height, cut.width, 3)  # np.asarray takes twice as long
 
 
 def resize(picture: Image.Image, spec: InputSpec) -> Image.Image:

@@ -237,8 +237,16 @@ static inline void fill(uint8_t *to, uint8_t value, int64_t bytes) {
 /* What of a window is asked for that starts at `top` and `left` of a picture of `rows` times `columns`; around it lies x_zero. */
 static void look_through(const Convolution *c, const uint8_t *picture, int64_t rows, int64_t columns, int64_t top, int64_t left,
                          const Rows *r, uint8_t *window) {
-    int64_t channels = c->channels, gap = c->gaps[1], width = r->across.to - r->across.from;
+    int64_t channels = c->channels, gap = c->gaps[1], width = r->across.to - r->across.from, bytes = width * channels;
     left += r->across.from * gap;
+    if (gap == 1 && c->gaps[0] == 1 && bytes <= 64 && left >= 0 && left + width <= columns && top + r->down.from >= 0 &&
+        top + r->down.to <= rows) { /* as most of them, where pictures are large and channels few */
+        const uint8_t *from = picture + ((top + r->down.from) * columns + left) * channels;
+        __mmask64 mask = bytes ? mask_of(bytes) : 0;
+        for (int64_t y = r->down.from; y < r->down.to; y++, window += bytes, from += columns * channels)
+            _mm512_mask_storeu_epi8(window, mask, _mm512_maskz_loadu_epi8(mask, from));
+        return;
+    }
     for (int64_t y = r->down.from; y < r->down.to; y++, window += width * channels) {
         int64_t row = top + y * c->gaps[0];
         if (row < 0 || row >= rows) {

@@ -1,6 +1,8 @@
 /* The vectors of CPUs with AVX-512 VNNI: Intel's since 2019, AMD's since 2022. They multiply one pixel by 16 maps and 4 bytes at a time;
  * weights lie by panel, four bytes of a window, map. */
 
+enum { AHEAD = 4 * 1024 }; /* bytes of weights that are on their way while others are multiplied: they come from the third cache */
+
 /* Of a weight in its panel: a map's, for one of a window's bytes. */
 static inline size_t place_of(uint32_t map, uint32_t byte) { return byte / 4 * (PANEL * 4) + map * 4 + byte % 4; }
 
@@ -30,6 +32,8 @@ static inline __attribute__((always_inline)) void multiply(const uint8_t *pixels
     THIRD(0) THIRD(3) THIRD(6) THIRD(9) THIRD(12)
     for (const int8_t *end = weights + depth * PANEL; weights < end; weights += 4 * PANEL) {
         __m512i left = _mm512_load_si512(weights), right = _mm512_load_si512(weights + STEP);
+        _mm_prefetch((const char *)((uintptr_t)weights + AHEAD), _MM_HINT_T0);
+        _mm_prefetch((const char *)((uintptr_t)weights + AHEAD + STEP), _MM_HINT_T0);
         ADD(0, 0) ADD(1, 0) ADD(2, 0) ADD(3, 3) ADD(4, 3) ADD(5, 3) ADD(6, 6)
         ADD(7, 6) ADD(8, 6) ADD(9, 9) ADD(10, 9) ADD(11, 9) ADD(12, 12) ADD(13, 12)
         from0 += 4, from3 += 4, from6 += 4, from9 += 4, from12 += 4;
@@ -57,7 +61,7 @@ static void convolve_panel(const Convolution *c, const Rows *r, int64_t map, int
     Sums sums;
     Rounding halves[2] = {rounding_of(c, r, map), rounding_of(c, r, map + TILE)};
     int64_t groups = (r->count + GROUP - 1) / GROUP;
-    (void)fetched; /* the CPU fetches them by itself, as they lie in a row */
+    (void)fetched; /* to fetch what is there costs nothing */
     for (int64_t group = 0, row = 0, here; group < groups; group++, row += here) {
         here = (r->count - row) / (groups - group);
         const uint8_t *pixels = r->rows + row * r->stride;
