@@ -114,8 +114,8 @@ def _open_for_batches(bundle: Bundle, threads: int) -> onnxruntime.InferenceSess
 
 
 def _open_with_kernels(bundle: Bundle) -> onnxruntime.InferenceSession | None:
-    """The graph that was optimised for this machine, with convolutions of our own, which run on one thread and take a batch as
-    one; None where they cannot be had, and where the graph has others than they are for."""
+    """The graph that was optimised for this machine, with kernels of our own, which run on one thread and take a batch as one;
+    None where they cannot be had, and where the graph has convolutions or additions that they are not for."""
     path, optimised = bundle.graph()
     if not optimised:
         return None
@@ -132,7 +132,7 @@ def _open_with_kernels(bundle: Bundle) -> onnxruntime.InferenceSession | None:
         try:
             return _session(bundle, path, options)
         except BadBundle as error:
-            log.debug("%s runs with onnxruntime's convolutions: %s", bundle.manifest.name, error.__cause__)
+            log.debug("%s runs with onnxruntime's kernels: %s", bundle.manifest.name, error.__cause__)
             return None
     return None
 

@@ -1,4 +1,4 @@
-"""Our own kernels for onnxruntime: convolutions for CPUs with AVX-512, which take a batch as one.
+"""Our own kernels for onnxruntime, for CPUs with AVX-512: convolutions, which take a batch as one, and int8 additions.
 
 `build` makes them of C, where there is a compiler: `make` calls it, and the on-prem server's image is built with it. Where they
 are missing, or the CPU lacks something, onnxruntime's own kernels run.

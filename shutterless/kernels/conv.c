@@ -578,5 +578,5 @@ static const OrtCustomOp OPERATOR = {
     .release_in_place = release};
 
 OFFERED OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
-    return offer(&OPERATOR, "com.microsoft.nchwc", options, base);
+    return offer((const OrtCustomOp *[]){&OPERATOR, NULL}, "com.microsoft.nchwc", options, base);
 }

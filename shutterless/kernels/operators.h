@@ -137,8 +137,9 @@ static inline size_t one_output(const OrtCustomOp *op) { return (void)op, 1; }
 #define OFFERED __attribute__((visibility("default")))
 OFFERED OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base);
 
-/* The operator in onnxruntime's own domain, where it is asked first. It lives as long as the process. */
-static inline OrtStatus *offer(const OrtCustomOp *op, const char *in, OrtSessionOptions *options, const OrtApiBase *base) {
+/* The operators, after the last of which comes NULL, in onnxruntime's own domain, where they are asked first. They live as long as the
+ * process. */
+static inline OrtStatus *offer(const OrtCustomOp *const *ops, const char *in, OrtSessionOptions *options, const OrtApiBase *base) {
     static OrtCustomOpDomain *domain;
     static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
     const OrtApi *api = base->get_api(ORT_API_VERSION);
@@ -148,7 +149,7 @@ static inline OrtStatus *offer(const OrtCustomOp *op, const char *in, OrtSession
     if (!domain) {
         OrtCustomOpDomain *empty = NULL;
         status = ORT(api, CreateCustomOpDomain)(in, &empty);
-        if (!status) status = ORT(api, CustomOpDomainAdd)(empty, op); /* fails where there is no memory alone */
+        for (; !status && *ops; ops++) status = ORT(api, CustomOpDomainAdd)(empty, *ops); /* fails where there is no memory alone */
         if (!status) domain = empty;
     }
     pthread_mutex_unlock(&making);

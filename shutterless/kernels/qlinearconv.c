@@ -419,7 +419,9 @@ static const OrtCustomOp OPERATOR = {
     COMMON_TO_OPERATORS, .name = name, .input_count = input_count, .input_type = input_type, .input_need = input_need,
     .output_type = output_type, .create = create, .compute = compute, .destroy = destroy};
 
+extern const OrtCustomOp QLINEARADD; /* of qlinearadd.c */
+
 OFFERED OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     TRY(ask_for_unit(base->get_api(1)));
-    return offer(&OPERATOR, "com.microsoft", options, base);
+    return offer((const OrtCustomOp *[]){&OPERATOR, &QLINEARADD, NULL}, "com.microsoft", options, base);
 }

@@ -1,6 +1,5 @@
 """Our own int8 convolutions give each bit that onnxruntime's give."""
 
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.shutterless.kernels.building import build, opened
-
-HERE = Path(__file__).parent
+from tests.shutterless.kernels.building import opened
 
 
 def convolution(folder: Path, weights: NDArray[np.int8], *, seed: int = 0, x_zero: int = 7, y_zero: int = 9, bias: bool = True,
@@ -44,21 +41,10 @@ def convolution(folder: Path, weights: NDArray[np.int8], *, seed: int = 0, x_zer
     return path
 
 
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory) -> Path:
-    """The library for CPUs with AMX, whose unit is played by plain C: as slow as that is."""
-    folder = tmp_path_factory.mktemp("emulated")
-    shutil.copy(HERE / "emulated_amx.h", folder)
-    done, _ = build(folder, "cc -include ../emulated_amx.h")
-    assert (done.returncode, done.stderr) == (0, "")
-    return folder / "kernels" / "qlinearconv-amx.so"
-
-
-@pytest.fixture(params=["vnni", "amx"])
-def ours(request, emulated, runnable) -> Callable[[Path], ort.InferenceSession]:
+@pytest.fixture
+def ours(int8_kernel) -> Callable[[Path], ort.InferenceSession]:
     """Opens a graph with a kernel."""
-    kernel = runnable(f"qlinearconv-{request.param}.so", otherwise=emulated if request.param == "amx" else None)
-    return lambda path: opened(path, kernel)
+    return lambda path: opened(path, int8_kernel)
 
 
 def random_weights(*shape: int, seed: int = 1) -> NDArray[np.int8]:
