@@ -75,7 +75,8 @@ def build_door(settings: Settings) -> Door:
     limits = Limits(max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, max_side=settings.max_side)
     shelf = Shelf(settings, threads=settings.server_threads)
     storage, tallies = Storage(settings), Tallies()
-    compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute", initializer=wherever_i_may())
+    compute = ThreadPoolExecutor(settings.workers, thread_name_prefix="compute",
+                                 initializer=wherever_i_may())  # a runner of batches may start them, which stays on one CPU
     worker = Worker(storage=storage, shelf=shelf, compute=compute, limits=limits, batch=settings.workers,
                     tallies=tallies)
     batcher = Batcher(compute, runners=-(-settings.workers // (settings.threads or 1)), ran=tallies.ran)

@@ -59,6 +59,7 @@ class BoundedHeads(HttpToolsProtocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
+        self._cork.flush()  # whoever closes the connection from now on finds nothing held
         self._since = self.loop.time()
         super().on_response_complete()
 

@@ -486,7 +486,8 @@ static void destroy(void *kernel) {
     free(c);
 }
 
-static OrtStatus *read_graph(Convolution *c, const OrtKernelInfo *info) {
+static OrtStatus *read_graph(void *kernel, const OrtKernelInfo *info) {
+    Convolution *c = kernel;
     const OrtApi *api = c->api;
     char activation[8];
     Tensor w;
@@ -512,10 +513,7 @@ static OrtStatus *read_graph(Convolution *c, const OrtKernelInfo *info) {
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
     (void)op;
-    Convolution *c = calloc(1, sizeof *c);
-    if (!c) return failure(api, "Conv: no memory");
-    c->api = api;
-    return hand_over(c, read_graph(c, info), destroy, kernel);
+    return make(sizeof(Convolution), api, info, read_graph, destroy, kernel);
 }
 
 /* What there is to add, if there is. */

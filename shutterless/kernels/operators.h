@@ -3,6 +3,7 @@
 #define OPERATORS_H
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "ort_abi.h"
@@ -101,8 +102,14 @@ static inline int fits(const Tensor *weights, int64_t kernel[2]) {
     return kernel[0] == weights->sizes[2] && kernel[1] == weights->sizes[3];
 }
 
-/* The end of making a kernel: it is onnxruntime's, or, where something failed, nobody's. */
-static inline OrtStatus *hand_over(void *made, OrtStatus *status, void (*destroy)(void *), void **kernel) {
+/* A kernel of `size` bytes, which begins with `api` and is zeros else, as `read` finds it in the graph: onnxruntime's from then on, or, where
+ * something fails, nobody's. */
+static inline OrtStatus *make(size_t size, const OrtApi *api, const OrtKernelInfo *info,
+                              OrtStatus *(*read)(void *made, const OrtKernelInfo *info), void (*destroy)(void *made), void **kernel) {
+    void *made = calloc(1, size);
+    if (!made) return failure(api, "no memory for a kernel");
+    memcpy(made, &api, sizeof api);
+    OrtStatus *status = read(made, info);
     if (status)
         destroy(made);
     else

@@ -44,7 +44,8 @@ typedef struct {
 
 /* --- Opening ----------------------------------------------------------------------------------------------------------------- */
 
-static OrtStatus *read_graph(Addition *sum, const OrtKernelInfo *info) {
+static OrtStatus *read_graph(void *kernel, const OrtKernelInfo *info) {
+    Addition *sum = kernel;
     size_t count;
     TRY(ORT(sum->api, GetInputCount)(info, &count));
     if (count != INPUTS) return failure(sum->api, "QLinearAdd: expected 8 inputs");
@@ -63,10 +64,7 @@ static OrtStatus *read_graph(Addition *sum, const OrtKernelInfo *info) {
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
     (void)op;
-    Addition *sum = calloc(1, sizeof *sum);
-    if (!sum) return failure(api, "QLinearAdd: no memory");
-    sum->api = api;
-    return hand_over(sum, read_graph(sum, info), free, kernel);
+    return make(sizeof(Addition), api, info, read_graph, free, kernel);
 }
 
 /* --- Running ----------------------------------------------------------------------------------------------------------------- */

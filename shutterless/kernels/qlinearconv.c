@@ -186,7 +186,8 @@ static OrtStatus *prepare(Convolution *c, const Tensor inputs[INPUTS]) {
     return NULL;
 }
 
-static OrtStatus *read_graph(Convolution *c, const OrtKernelInfo *info) {
+static OrtStatus *read_graph(void *kernel, const OrtKernelInfo *info) {
+    Convolution *c = kernel;
     const OrtApi *api = c->api;
     Tensor inputs[INPUTS] = {{0}};
     size_t count;
@@ -213,10 +214,7 @@ static OrtStatus *read_graph(Convolution *c, const OrtKernelInfo *info) {
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
     (void)op;
-    Convolution *c = calloc(1, sizeof *c);
-    if (!c) return failure(api, "QLinearConv: no memory");
-    c->api = api;
-    return hand_over(c, read_graph(c, info), destroy, kernel);
+    return make(sizeof(Convolution), api, info, read_graph, destroy, kernel);
 }
 
 /* --- Running ----------------------------------------------------------------------------------------------------------------- */

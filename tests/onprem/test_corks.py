@@ -1,7 +1,10 @@
 import asyncio
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from onprem.corks import SMALL_BYTES, Cork
 
@@ -65,6 +68,22 @@ def test_closing_sends_what_is_held_first_and_nothing_is_sent_afterwards() -> No
 
     asyncio.run(close())
     assert (transport.written, transport.closed_after) == ([HEAD], 1)
+
+
+def test_of_a_complete_answer_nothing_is_held(monkeypatch, open_door) -> None:
+    """Else it would be lost where the connection is closed before the event loop's next turn."""
+    held: list[bytes] = []
+    monkeypatch.setattr(HttpToolsProtocol, "on_response_complete", noting(held, HttpToolsProtocol.on_response_complete))
+    client = open_door()
+    assert [client.head("/health").status_code, client.get("/").status_code, client.get("/none").status_code] == [200, 200, 404]
+    assert held == [b""] * 3
+
+
+def noting(held: list[bytes], complete: Callable[[Any], None]) -> Callable[[Any], None]:
+    def note(protocol: Any) -> None:
+        held.append(protocol._cork._held)
+        complete(protocol)
+    return note
 
 
 def test_an_answer_comes_in_one_piece(start, jpeg) -> None:
