@@ -6,13 +6,18 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from typing import TYPE_CHECKING
 
 import orjson
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from onprem.corks import Cork
 from shutterless.problems import CONTENT_TYPE, problem
+
+if TYPE_CHECKING:
+    from onprem.express import Express
 
 HEAD_S = 20.0  # from the connection, or the first bytes of a later head, to its end; bodies have the same grace
 MAX_HEAD_BYTES = 65_536  # with one read of the socket on top; proxies and clients stop at 8 to 32 kB
@@ -21,6 +26,7 @@ READ_S = 30.0  # an answer that waits to be read is looked at so often
 MIN_BYTES_PER_S = 1_000  # that a client has to read in that time
 CONNECTION = "connection"  # in a request's state: over which one it came; a proxy's headers change the client's address
 WHOLE = "whole"  # in a request's state, where its body came before anybody asked for it
+HELD_S = 0.05  # for the rest of a body that may go past ASGI: many clients send it right after the head, in a packet of its own
 _UPGRADE = re.compile(rb"(?i)\r\nupgrade:")
 
 
@@ -29,6 +35,10 @@ class BoundedHeads(HttpToolsProtocol):
     who does not read, and closes idle connections and slow heads where there are too many. `bounded_to` says how many."""
 
     max_connections = 4_096
+    express: Express | None = None
+    _is_feeding = False
+    _held: RequestResponseCycle | None = None  # it may take the short way when its body is here
+    _holding: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
     _deadline: asyncio.TimerHandle | None = None
@@ -48,6 +58,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._forget_deadline()
         self._forget_reading()
         super().connection_lost(exc)
+        self._take_the_long_way()  # where it is told that nobody waits
 
     def pause_writing(self) -> None:
         """More is to be sent than the client reads at the moment."""
@@ -69,7 +80,13 @@ class BoundedHeads(HttpToolsProtocol):
                 self._since = self.loop.time()
             self._head_bytes += len(data)
             data = _without_upgrade(data)
-        super().data_received(data)
+        self._is_feeding = True
+        try:
+            super().data_received(data)
+        finally:
+            self._is_feeding = False
+        if self.express is not None and self._held is not None:
+            self._look_at_held(self.express, self._held)
         if not self._in_head or not self._head_bytes or self.transport.is_closing():
             return
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -95,6 +112,33 @@ class BoundedHeads(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "Expected an HTTP/1.1 request, got something else. Let an HTTP library write it.")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if self.express is not None and self._is_feeding and not self.flow.write_paused and self.express.takes(cycle):
+            self._held = cycle
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _look_at_held(self, express: Express, cycle: RequestResponseCycle) -> None:
+        if self.transport.is_closing() or len(cycle.body) > express.most_bytes:
+            self._take_the_long_way()
+        elif not cycle.more_body:
+            self._let_go()
+            express(cycle, self.transport, id(self))
+        elif self._holding is None:
+            self._holding = self.loop.call_later(HELD_S, self._take_the_long_way)
+
+    def _take_the_long_way(self) -> None:
+        cycle = self._held
+        self._let_go()
+        if cycle is not None:
+            super()._start_asgi_task(cycle, self.app)
+
+    def _let_go(self) -> None:
+        self._held = None
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
 
     def _make_room(self) -> bool:
         """Close the connection that has waited for longest, idle or slow with a head; False where each has a request under way,
@@ -172,9 +216,9 @@ def _without_upgrade(data: bytes) -> bytes:
     return data if found is None else data[:found.start()] + b"\r\nx-offer:" + data[found.end():]
 
 
-def bounded_to(max_connections: int) -> type[BoundedHeads]:
-    """The protocol of a server that takes so many connections at the same time."""
-    return type("BoundedHeads", (BoundedHeads,), {"max_connections": max_connections})
+def bounded_to(max_connections: int, express: Express | None = None) -> type[BoundedHeads]:
+    """The protocol of a server that takes so many connections at the same time. express: the short way for what it takes."""
+    return type("BoundedHeads", (BoundedHeads,), {"max_connections": max_connections, "express": express})
 
 
 def is_whole(scope: Scope) -> bool:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, Field
-from starlette.types import Receive, Scope, Send
 
-from onprem.answers import REFUSALS, json_answer, refusal
+from onprem.answers import json_answer
 from onprem.batching import Ready
 from onprem.docs import EMPTY, PICTURE, answers, fillable
 from onprem.door import Door, door_of
 from onprem.heads import CONNECTION
 from onprem.schemas import Models, Prediction
 from shutterless.bodies import Submission, read_submission
-from shutterless.classifier import TOP
+from shutterless.classifier import TOP, Answer
 from shutterless.errors import TooLarge
 
 QUICK_BYTES, QUICK_S = 32_768, 0.01
@@ -29,33 +29,35 @@ Top = Annotated[int, Field(ge=1, le=1000), BeforeValidator(lambda sent: sent or 
                 Query(description="How many labels to rank", json_schema_extra={EMPTY: True})]
 
 
-async def shortcut(scope: Scope, receive: Receive, send: Send) -> None:
-    """ASGI: POST /predict with the defaults of its query."""
-    request = Request(scope, receive, send)
-    try:
-        response = await predict(request)
-    except REFUSALS as error:
-        response = refusal(request, error)
-    await response(scope, receive, send)
-
-
 @routes.post("/predict", openapi_extra=PICTURE, responses=answers(Prediction, 400, 404, 408, 413, 415, 422, 503))
 async def predict(request: Request, model: Model = None, top: Top = TOP) -> Response:
     """Classify one picture, and answer with its label."""
-    door = door_of(request)
-    content_type = request.headers.get("content-type", "")
+    door, content_type = door_of(request), request.headers.get("content-type", "")
     async with door.intake.body(request) as body:
-        read = partial(read_submission, content_type, body, door.limits.max_bytes)
-        is_alone = door.solitude.asked(getattr(request.state, CONNECTION, None))
-        answer = _answer_at_once(door, read(), top) if model is None and is_alone and _is_quick(door, body) else None
-        if answer is None:
-            soon = partial(_prepare_soon, door, read, top) if model is None and len(body) <= QUICK_BYTES else None
-            found = await door.batcher.answer(partial(_prepare, door, read, model, top), soon)
-            door.tallies.predicted(found)
-            answer = found.to_json_dict()
-    timings = answer["timings"]
-    spent = ", ".join(f"{name};dur={1000 * timings[f'{name}_s']:.2f}" for name in ("preprocess", "inference"))
-    return json_answer(answer, headers={"server-timing": spent})
+        asked = ask(door, content_type, body, getattr(request.state, CONNECTION, None), model, top)
+        answer = asked if isinstance(asked, Answer) else await asked
+    content, spent = told(door, answer)
+    return json_answer(content, headers={"server-timing": spent})
+
+
+def ask(door: Door, content_type: str, body: bytes, connection: object, model: str | None = None,
+        top: int = TOP) -> Answer | asyncio.Future[Answer]:
+    """The answer to one picture: at once where it is quick and that connection's client alone. Only the event loop may ask."""
+    read = partial(read_submission, content_type, body, door.limits.max_bytes)
+    if model is None and door.solitude.asked(connection) and _is_quick(door, body):
+        answer = _answer_at_once(door, read(), top)
+        if answer is not None:
+            return answer
+    soon = partial(_prepare_soon, door, read, top) if model is None and len(body) <= QUICK_BYTES else None
+    return door.batcher.answer(partial(_prepare, door, read, model, top), soon)
+
+
+def told(door: Door, answer: Answer) -> tuple[dict[str, Any], str]:
+    """The body of an answer, which is counted, and its Server-Timing."""
+    door.tallies.predicted(answer)
+    timings = answer.timings
+    spent = f"preprocess;dur={1000 * timings.preprocess_s:.2f}, inference;dur={1000 * timings.inference_s:.2f}"
+    return answer.to_json_dict(), spent
 
 
 def _is_quick(door: Door, body: bytes) -> bool:
@@ -64,7 +66,7 @@ def _is_quick(door: Door, body: bytes) -> bool:
     return door.intake.requests == 1 and len(body) <= QUICK_BYTES and door.shelf.default.run_s <= QUICK_S
 
 
-def _answer_at_once(door: Door, submission: Submission, top: int) -> dict[str, Any] | None:
+def _answer_at_once(door: Door, submission: Submission, top: int) -> Answer | None:
     """None when it would take long: a picture of many pixels, or another model, which may have to be opened."""
     if "model" in submission.fields:
         return None
@@ -73,8 +75,7 @@ def _answer_at_once(door: Door, submission: Submission, top: int) -> dict[str, A
     except TooLarge:
         return None
     door.tallies.ran(1, answer.timings.inference_s)
-    door.tallies.predicted(answer)
-    return answer.to_json_dict()
+    return answer
 
 
 def _prepare_soon(door: Door, read: Callable[[], Submission], top: int) -> Ready | None:

@@ -121,6 +121,17 @@ class Room:
         self.held_bytes -= body.held_bytes
         body.held_bytes, body.has_place = 0, False
 
+    def take_whole(self, count: int) -> None:
+        """A place, and room for so many bytes, of a body that is here; `release_whole` gives both back. Raises Overloaded."""
+        self.expect_place()
+        self.expect_bytes(count)
+        self.requests += 1
+        self.held_bytes += count
+
+    def release_whole(self, count: int) -> None:
+        self.requests -= 1
+        self.held_bytes -= count
+
     def _make_room(self, is_enough: Callable[[], bool], holds: Callable[[Body], bool], refusal: str) -> None:
         """Who is furthest behind gives way first. Raises Overloaded where all are as fast as they should be."""
         if is_enough():

@@ -24,8 +24,9 @@ def serve(settings: Settings) -> None:
     from onprem.app import create_app
     from onprem.heads import bounded_to
 
+    app = create_app(settings)
     server = AnnouncingServer(uvicorn.Config(
-        create_app(settings), http=bounded_to(affordable(settings.max_connections)), ws="none", lifespan="on", access_log=False,
+        app, http=bounded_to(affordable(settings.max_connections), app.state.express), ws="none", lifespan="on", access_log=False,
         server_header=False, log_level="warning", timeout_graceful_shutdown=STOP_S))
     gc.freeze()  # what is there now stays: later collections need not look at it
     gc.enable()

@@ -152,5 +152,7 @@ def _shown(name: str) -> str:
 
 def filename_of(value: bytes) -> str | None:
     """The last part of a path in either style, to be shown and never to be opened; None when nothing is left."""
-    text = "".join(c for c in value.decode(errors="replace") if c.isprintable())
+    text = value.decode(errors="replace")
+    if not text.isprintable():
+        text = "".join(c for c in text if c.isprintable())
     return text.replace("\\", "/").rpartition("/")[2][-MAX_FILENAME:] or None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,7 @@ NO_EXIF = b"\xff\xe1\x00\x02"  # a segment for EXIF with nothing in it: a JPEG w
 TOP = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What one picture shows. `confidence` is the calibrated probability; `top` has (index, label, confidence),
     best first; `in_distribution` is None where the bundle has no threshold for it."""
 
@@ -38,8 +36,7 @@ class Prediction:
         return [{"index": index, "label": label, "confidence": confidence} for index, label, confidence in self.top]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A picture as the network takes it, uint8 (side, side, 3), and the seconds that took; `decode_s` is a part of
     `preprocess_s`."""
 
@@ -48,8 +45,7 @@ class Prepared:
     preprocess_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timings:
+class Timings(NamedTuple):
     """Seconds. `decode_s` is a part of `preprocess_s`; `model_load_s` was spent once, when the session was opened;
     `inference_s` is that of the whole batch, since each of its pictures waited so long."""
 
@@ -59,8 +55,7 @@ class Timings:
     inference_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """A prediction, with what made it and what it took."""
 
     prediction: Prediction

@@ -52,13 +52,14 @@ def read_form(body: bytes, boundary: bytes) -> list[Part]:
     return parts
 
 
+@lru_cache(maxsize=64)  # a client's forms are alike, and to read this is half of reading a small form
 def read_head(head: bytes) -> tuple[bytes, bytes | None]:
     """The name of a part and its filename, by its header lines. Raises BadRequest."""
     options = read_options(_disposition(head))
     return options.get(b"name", b""), options.get(b"filename")
 
 
-@lru_cache(maxsize=64)  # a client's forms are alike, and to read this is half of reading a small form
+@lru_cache(maxsize=64)  # of a form's content type, as well
 def read_options(header: bytes) -> Mapping[bytes, bytes]:
     """What a header says after its first value, `; name=value` or `; name="value"`; names in lower case. RFC 7578
     forbids `name*=` in forms: it is left out."""

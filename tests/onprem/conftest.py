@@ -20,7 +20,7 @@ from PIL import Image
 
 from onprem.app import create_app
 from onprem.door import Door
-from onprem.heads import BoundedHeads
+from onprem.heads import BoundedHeads, bounded_to
 from onprem.listening import listen
 from shutterless.settings import Settings
 
@@ -59,8 +59,9 @@ class served:  # noqa: N801  reads as a verb at its `with`
 
     def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings)
-        self.server = uvicorn.Server(uvicorn.Config(self.app, http=BoundedHeads, ws="none", lifespan="on",
-                                                    log_level="warning", access_log=False))
+        self.server = uvicorn.Server(uvicorn.Config(
+            self.app, http=bounded_to(BoundedHeads.max_connections, self.app.state.express), ws="none", lifespan="on",
+            log_level="warning", access_log=False))
 
     def __enter__(self) -> str:
         self.listener = listen("127.0.0.1", 0, locked=True)

@@ -1,0 +1,204 @@
+"""Small requests to POST /predict without a query go past ASGI: nobody may be able to tell by the answer."""
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+import pytest
+
+from onprem.express import Express
+from onprem.predictions import QUICK_BYTES
+
+KEY, ORIGIN = {"x-api-key": "a-key"}, {"origin": "http://localhost:5173"}
+VARYING = ("x-request-id", "server-timing", "date", "connection")  # the last: whether the body was there when it was refused
+REQUESTS: Mapping[str, Callable[[bytes], dict[str, Any]]] = {
+    "a picture": lambda picture: {"content": picture, "headers": KEY | ORIGIN},
+    "a form": lambda picture: {"files": {"file": ("tile.jpg", picture)}, "headers": KEY},
+    "no key": lambda picture: {"content": picture, "headers": ORIGIN},
+    "nothing": lambda picture: {"content": b"", "headers": KEY | ORIGIN},
+    "no picture": lambda picture: {"content": b"junk", "headers": KEY},
+    "a broken form": lambda picture: {"content": b"--x", "headers": KEY | {"content-type": "multipart/form-data; boundary=x"}},
+    "too large": lambda picture: {"content": bytes(100_001), "headers": KEY | ORIGIN},
+    "no model": lambda picture: {"files": {"file": ("tile.jpg", picture)}, "data": {"model": "nobody"}, "headers": KEY},
+}
+
+
+@pytest.fixture
+def client(open_door) -> httpx.Client:
+    opened: httpx.Client = open_door(api_keys=("a-key",), max_bytes=100_000, cors_origins=(ORIGIN["origin"],))
+    return opened
+
+
+def told(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], Any]:
+    """All that is the same each time."""
+    body = answer.json()
+    for name in ("timings", "cold_start", "request_id"):
+        body.pop(name, None)
+    headers = [(name, value) for name, value in answer.headers.items() if name not in (*VARYING, "content-length")]
+    return answer.status_code, headers, body
+
+
+@pytest.mark.parametrize("request_of", REQUESTS.values(), ids=REQUESTS.keys())
+def test_both_ways_answer_alike(request_of, client, jpeg) -> None:
+    request = request_of(jpeg())
+    short, long = (client.post(path, **request) for path in ("/predict", "/predict?unknown=1"))
+    assert told(short) == told(long)
+
+
+@pytest.fixture
+def taken(monkeypatch) -> list[int]:
+    """The lengths of all bodies that went past ASGI."""
+    lengths: list[int] = []
+    answer = Express.__call__
+
+    def noted(self: Express, cycle: Any, *rest: Any) -> None:
+        lengths.append(len(cycle.body))
+        answer(self, cycle, *rest)
+
+    monkeypatch.setattr(Express, "__call__", noted)
+    return lengths
+
+
+def head_of(body: bytes, *headers: str, version: str = "1.1", path: str = "/predict") -> bytes:
+    lines = (f"POST {path} HTTP/{version}", "host: door", "x-api-key: a-key", f"content-length: {len(body)}", *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def connected(client: httpx.Client) -> socket.socket:
+    return socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=30)
+
+
+def answer_from(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body of the next answer."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(1)
+    head = received[:-4].lower()
+    length = next(int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+    body = b""
+    while len(body) < length:
+        body += connection.recv(length - len(body))
+    return head, body
+
+
+def test_small_bodies_take_the_short_way_and_large_ones_the_long_one(client, jpeg, taken) -> None:
+    small, large = jpeg(), jpeg().ljust(QUICK_BYTES + 1, b"\0")
+    assert [client.post("/predict", content=body, headers=KEY).json()["label"] for body in (small, large)] == ["red", "red"]
+    client.post("/predict", content=small, headers=KEY | ORIGIN)
+    client.post("/predict?top=1", content=small, headers=KEY)
+    assert taken == [len(small)]
+
+
+@pytest.mark.parametrize(("pause_s", "count"), [(0.0, 1), (0.2, 0)])
+def test_a_body_that_comes_after_its_head_is_waited_for_a_moment(client, jpeg, taken, pause_s: float, count: int) -> None:
+    body = jpeg()
+    with connected(client) as connection:
+        connection.sendall(head_of(body))
+        time.sleep(pause_s)
+        connection.sendall(body[:100])
+        connection.sendall(body[100:])
+        head, answer = answer_from(connection)
+    assert head.startswith(b"http/1.1 200")
+    assert b'"label":"red"' in answer
+    assert len(taken) == count
+
+
+def test_a_body_that_never_comes_ends_as_on_the_long_way(client, taken, monkeypatch) -> None:
+    monkeypatch.setattr("onprem.rooms.GRACE_S", 0.3)
+    with connected(client) as connection:
+        connection.sendall(head_of(b"abc") + b"ab")
+        assert connection.recv(12) == b"HTTP/1.1 408"
+    assert taken == []
+
+
+def test_who_leaves_before_the_body_is_counted_as_gone(client, jpeg) -> None:
+    with connected(client) as connection:
+        connection.sendall(head_of(jpeg()))
+    line = 'shutterless_http_requests_total{code="499",method="POST",route="/predict"} 1.0'
+    deadline_s = time.monotonic() + 10
+    while line not in (told := client.get("/metrics", headers=KEY).text):
+        assert time.monotonic() < deadline_s, told
+        time.sleep(0.02)
+
+
+def test_requests_that_come_at_once_are_answered_in_order(client, jpeg) -> None:
+    red, blue = jpeg("red"), jpeg("blue")
+    with connected(client) as connection:
+        connection.sendall(head_of(red) + red + head_of(b"?", path="/nope") + b"?" + head_of(blue) + blue)
+        answers = [answer_from(connection) for _ in range(3)]
+    assert [head.split()[1] for head, _ in answers] == [b"200", b"404", b"200"]
+    assert b'"label":"red"' in answers[0][1]
+    assert b'"label":"blue"' in answers[2][1]
+
+
+@pytest.mark.parametrize(("version", "headers"), [("1.1", ["connection: close"]), ("1.0", [])])
+def test_a_connection_is_closed_after_the_answer_where_the_client_says_so(client, jpeg, taken, version, headers) -> None:
+    body = jpeg()
+    with connected(client) as connection:
+        connection.sendall(head_of(body, *headers, version=version) + body)
+        head, answer = answer_from(connection)
+        assert connection.recv(1) == b""
+    assert b"connection: close" in head
+    assert b'"label":"red"' in answer
+    assert len(taken) == 1
+
+
+def test_a_client_that_waits_for_leave_to_send_gets_it(client, jpeg) -> None:
+    body = jpeg()
+    with connected(client) as connection:
+        connection.sendall(head_of(body, "expect: 100-continue"))
+        assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert b'"label":"red"' in answer_from(connection)[1]
+
+
+@pytest.mark.parametrize("place", ["onprem.express.ask", "onprem.express.told"])
+def test_a_failure_of_ours_is_logged_with_its_trace_and_told_as_a_problem(client, jpeg, monkeypatch, caplog, place: str) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, fail)
+        answer = client.post("/predict", content=jpeg(), headers=KEY)
+    assert answer.status_code == 500
+    assert "a mistake" not in answer.text
+    assert [record.levelno for record in caplog.records if record.exc_info and answer.json()["request_id"] in record.message] == [
+        logging.ERROR]
+    assert client.door.intake.requests == client.door.intake.held_bytes == client.door.tallies.in_flight == 0
+
+
+def test_many_clients_and_some_who_leave_are_all_counted_and_nothing_is_held(client, jpeg, taken) -> None:
+    body = jpeg()
+    connections = [connected(client) for _ in range(24)]
+    for connection in connections:
+        connection.sendall(head_of(body) + body)
+    for connection in connections[::3]:
+        connection.close()
+    answers = [answer_from(connection)[1] for n, connection in enumerate(connections) if n % 3]
+    assert all(b'"label":"red"' in answer for answer in answers)
+    for connection in connections:
+        connection.close()
+    assert client.get("/metrics", headers=KEY).status_code == 200
+    assert len(taken) == 24
+    deadline_s = time.monotonic() + 10
+    while client.door.intake.requests or client.door.tallies.in_flight:
+        assert time.monotonic() < deadline_s
+
+
+def test_both_ways_count_alike(client, jpeg) -> None:
+    for path in ("/predict", "/predict?unknown=1"):
+        client.post(path, content=jpeg(), headers=KEY)
+        client.post(path, content=b"junk", headers=KEY)
+    metrics = client.get("/metrics", headers=KEY).text
+    counts = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in metrics.splitlines()
+              if line.startswith("shutterless_http_requests_total") and "/predict" in line}
+    assert sorted(map(float, counts.values())) == [2.0, 2.0], counts
+
+
+@pytest.mark.parametrize(("method", "path", "status"),
+                         [("GET", "/predict", 405), ("PUT", "/predict", 405), ("POST", "/predict/", 404)])
+def test_other_methods_and_paths_take_the_long_way(method: str, path: str, status: int, client) -> None:
+    assert client.request(method, path, headers=KEY).status_code == status
