@@ -143,7 +143,7 @@ class Batcher:
             if not self._waiting:
                 self._came(1)
                 share = 0  # whoever comes after a rest is a new crowd
-            share = min(max(share, -(-len(self._waiting) // (len(self._idle) + 1))), MAX_BATCH)
+            share = min(max(share, -(-self._in_hand // self._count)), MAX_BATCH)  # more would leave others too few
             turns = self._waiting[:share]
             del self._waiting[:share]
             return turns

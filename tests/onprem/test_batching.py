@@ -276,6 +276,24 @@ def test_after_a_rest_a_crowd_is_shared_by_all_runners(compute, classifier, jpeg
     assert max(classifier.batches[:4]) <= 8
 
 
+def test_nobody_takes_what_others_will_wait_for(compute, classifier, jpeg) -> None:
+    batcher = Batcher(compute, runners=2)
+    way = prepared(classifier, jpeg("green"))
+
+    async def ask() -> None:
+        answers = []
+        for _ in range(2):
+            answers.append(batcher.answer(refuse, way))
+            await asyncio.sleep(0.05)  # one runner is busy with it
+        answers += [batcher.answer(refuse, way) for _ in range(6)]
+        classifier.open.set()
+        await settled(answers)
+
+    asyncio.run(ask())
+    batcher.stop()
+    assert max(classifier.batches) <= 4, classifier.batches
+
+
 def test_who_no_longer_waits_is_not_run(compute, batcher, classifier, jpeg) -> None:
     async def ask() -> list[Answer | BaseException]:
         first = batcher.answer(refuse, prepared(classifier, jpeg("red")))
