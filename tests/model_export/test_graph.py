@@ -48,6 +48,49 @@ def test_the_graph_takes_batches_of_any_size(tmp_path: Path):
     assert opset(path) == 20
 
 
+def _pooling(pooled, side: int):
+    """A network that pools its maps in that way."""
+    import torch
+
+    class Pooling(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolve, self.scores = torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8 * side * side, 3)
+
+        def forward(self, pixels):
+            return self.scores(pooled(self.convolve(pixels)).flatten(1))
+
+    torch.manual_seed(0)
+    return Pooling().eval()
+
+
+@pytest.mark.parametrize(("pooling", "side", "nodes"), [
+    (lambda nn: nn.AdaptiveAvgPool2d(1), 1, 1),
+    (lambda nn: nn.AdaptiveAvgPool2d((1, 1)), 1, 1),
+    (lambda nn: lambda maps: nn.functional.adaptive_avg_pool2d(maps, [1, 1]), 1, 1),
+    (lambda nn: lambda maps: nn.functional.adaptive_avg_pool2d(output_size=1, input=maps), 1, 1),
+    (lambda nn: nn.AdaptiveAvgPool2d(2), 2, 0),
+    (lambda nn: nn.AdaptiveAvgPool2d((None, 14)), 14, 0)])
+def test_pooling_over_whole_maps_is_one_mean_and_other_pooling_stays_what_it_is(tmp_path: Path, pooling, side: int, nodes: int):
+    import onnx
+    import torch
+
+    from model_export import runtime
+    from model_export.graph import write_graph
+
+    net, path = _pooling(pooling(torch.nn), side), tmp_path / "graph.onnx"
+    write_graph(net, SPEC, path)
+    operators = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert operators.count("ReduceMean") == nodes
+    assert not nodes or not {"Gather", "Range", "Shape"} & set(operators)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (SPEC.mean, SPEC.std))
+    with torch.inference_mode():
+        expected = net((torch.tensor(pixels).permute(0, 3, 1, 2) / 255 - mean) / std).numpy()
+    for n in (1, 3):
+        assert runtime.run(path, pixels[:n], np.arange(n)) == pytest.approx(expected[:n], abs=1e-5)
+
+
 def test_an_operator_that_onnx_does_not_have_is_named(tmp_path: Path):
     import torch
 
