@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from model_export.architectures import LITE_SIZES, build, default_input
 from model_export.errors import ExportError
@@ -231,12 +231,20 @@ def _program(file: Path, wanted: Wanted) -> Network:
     except Exception as error:  # torch raises whatever its readers do
         raise ExportError(f"{file.name} cannot be loaded as a program of torch {torch.__version__} ({type(error).__name__}). "
                           "Save it again with torch.export.save, in this version.") from error
+    _pool_by_name(module)
     side = _side(program, file.name)
     preprocessing = choose(wanted.typed, wanted.preset, _usual(None, side), None)
     if preprocessing.spec.side != side:
         raise ExportError(f"{file.name} takes {side} px, and pictures are prepared to {preprocessing.spec.side} px. Give "
                           f"--size {side}, or --crop {side}.")
     return _tried(Program(module), "torch.export program", preprocessing, file.name, file_digest(file))
+
+
+def _pool_by_name(module: fx.GraphModule) -> None:
+    """Let it pool by the function that a class would call, so that `write_graph` sees it: a program calls what lies behind."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.adaptive_avg_pool2d.default):
+        node.target = nn.functional.adaptive_avg_pool2d
+    module.recompile()
 
 
 def _side(program: Any, name: str) -> int:

@@ -91,6 +91,30 @@ def test_pooling_over_whole_maps_is_one_mean_and_other_pooling_stays_what_it_is(
         assert runtime.run(path, pixels[:n], np.arange(n)) == pytest.approx(expected[:n], abs=1e-5)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_graph_of_a_resnet_pools_by_one_mean(tmp_path: Path, channels_last: bool):
+    import onnx
+    import torch
+
+    from model_export import runtime
+    from model_export.architectures import build
+    from model_export.graph import Serving, write_graph
+
+    torch.manual_seed(0)
+    net, path = build("resnet18", 5, 16).eval(), tmp_path / "graph.onnx"
+    if channels_last:  # as training leaves it
+        net = net.to(memory_format=torch.channels_last)
+    write_graph(net, SPEC, path)
+    operators = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert operators.count("ReduceMean") == 1
+    assert not {"Gather", "Range", "Shape"} & set(operators)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = Serving(net, SPEC)(torch.from_numpy(pixels)).numpy()
+    for n in (1, 3):
+        assert runtime.run(path, pixels[:n], np.arange(n)) == pytest.approx(expected[:n], abs=1e-4)
+
+
 def test_an_operator_that_onnx_does_not_have_is_named(tmp_path: Path):
     import torch
 

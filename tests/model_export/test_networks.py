@@ -94,6 +94,29 @@ def test_a_program_says_its_own_size_and_answers_as_the_network_did(program, tmp
     assert check_parity(network.model, spec, tmp_path / "graph.onnx", pixels).top1_agreement == 1
 
 
+def test_a_program_s_pooling_over_whole_maps_is_one_mean_too(program, tinynets, tmp_path: Path):
+    import numpy as np
+    import onnx
+    import torch
+
+    from model_export import runtime
+    from model_export.graph import Serving, write_graph
+
+    path, net = program(net=tinynets.sharp())
+    network = _find(path, size=None)
+    assert _same(network.model, net)
+    spec = network.preprocessing.spec
+    write_graph(network.model, spec, tmp_path / "graph.onnx")
+    operators = {node.op_type for node in onnx.load(str(tmp_path / "graph.onnx")).graph.node}
+    assert "ReduceMean" in operators
+    assert not {"Gather", "Range", "Shape"} & operators
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = Serving(net, spec)(torch.from_numpy(pixels)).numpy()
+    for n in (1, 3):
+        assert runtime.run(tmp_path / "graph.onnx", pixels[:n], np.arange(n)) == pytest.approx(expected[:n], abs=1e-5)
+
+
 def test_a_program_is_one_whatever_its_suffix(program, tmp_path: Path):
     path, _ = program()
     assert _find(path.rename(tmp_path / "my.pt")).n_outputs == 4
