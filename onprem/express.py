@@ -98,7 +98,7 @@ class _Exchange:
         cycle, elapsed_s = self._cycle, perf_counter() - self._started
         if self._held_bytes is not None:
             self._door.intake.release_whole(self._held_bytes)
-        if not cycle.disconnected:
+        if not self._transport.is_closing():
             sent = [*cycle.default_headers, *stamped(headers, self._scope["state"]["request_id"], elapsed_s),
                     *self._express.vary]
             if not cycle.keep_alive:

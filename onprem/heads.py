@@ -114,7 +114,8 @@ class BoundedHeads(HttpToolsProtocol):
         self._refuse(400, "Expected an HTTP/1.1 request, got something else. Let an HTTP library write it.")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        if self.express is not None and self._is_feeding and not self.flow.write_paused and self.express.takes(cycle):
+        may_hold = self._is_feeding and not self.flow.write_paused and not self.parser.should_upgrade()
+        if self.express is not None and may_hold and self.express.takes(cycle):
             self._held = cycle
         else:
             super()._start_asgi_task(cycle, app)

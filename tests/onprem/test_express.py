@@ -2,6 +2,8 @@
 
 import logging
 import socket
+import struct
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from onprem.express import Express
 from onprem.predictions import QUICK_BYTES
+from shutterless.classifier import Classifier, Prepared
 
 KEY, ORIGIN = {"x-api-key": "a-key"}, {"origin": "http://localhost:5173"}
 VARYING = ("x-request-id", "server-timing", "date", "connection")  # the last: whether the body was there when it was refused
@@ -186,6 +189,30 @@ def test_many_clients_and_some_who_leave_are_all_counted_and_nothing_is_held(cli
     deadline_s = time.monotonic() + 10
     while client.door.intake.requests or client.door.tallies.in_flight:
         assert time.monotonic() < deadline_s
+
+
+def test_who_leaves_with_a_second_request_under_way_leaves_nothing_behind(client, jpeg, monkeypatch, caplog) -> None:
+    started, go_on, prepare = threading.Event(), threading.Event(), Classifier.prepare
+
+    def slowly(*arguments: Any) -> Prepared:
+        started.set()
+        go_on.wait(30)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(Classifier, "prepare", slowly)
+    client.door.shelf.default.run_s = 1.0  # so that it is not answered on the event loop
+    body = jpeg()
+    with connected(client) as connection:
+        connection.sendall(2 * (head_of(body) + body))
+        assert started.wait(30)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(0.2)  # the server has seen that it is gone
+    go_on.set()
+    deadline_s = time.monotonic() + 10
+    while client.door.intake.requests or client.door.tallies.in_flight:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    assert not [record.message for record in caplog.records if record.exc_info]
 
 
 def test_both_ways_count_alike(client, jpeg) -> None:
