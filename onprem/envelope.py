@@ -83,7 +83,7 @@ class Envelope:
         except ClientDisconnect:
             return
         except Exception as error:  # ours
-            failed = failure(error, inner)
+            failed = failure(error, {**inner, "method": scope["method"]})
             if answer.begun:
                 raise  # too late for another answer: the connection is cut
             await failed(inner, receive, answer.send)
@@ -103,7 +103,7 @@ def header(scope: Scope, name: bytes) -> bytes:
     return next((value for sent, value in scope["headers"] if sent == name), b"")
 
 
-def failure(error: Exception, scope: Scope) -> Response:
+def failure(error: BaseException, scope: Scope) -> Response:
     """The answer where something of ours failed: the log gets the trace, the client a problem."""
     request_id = scope["state"]["request_id"]
     log.error("Request %s failed: %s %r", request_id, scope["method"], scope["path"], exc_info=error)

@@ -42,7 +42,7 @@ class Express:
         """Whether this request may go this way, as far as its head tells."""
         scope = cast(Scope, cycle.scope)
         return (scope["path"] == "/predict" and scope["method"] == "POST" and not scope["query_string"]
-                and not cycle.waiting_for_100_continue and not header(scope, b"origin"))
+                and not cycle.waiting_for_100_continue and all(name != b"origin" for name, _ in scope["headers"]))
 
     def __call__(self, cycle: RequestResponseCycle, transport: asyncio.Transport, connection: object) -> None:
         """Answer a request whose body is here, now or later."""
@@ -84,13 +84,13 @@ class _Exchange:
         try:
             content, spent = told(self._door, result())
             body = orjson.dumps(content)
-        except Exception as error:  # it reaches who asked
+        except BaseException as error:  # it reaches who asked
             refused = self._refused(error)
             self._end(refused.status_code, refused.raw_headers, refused.body)
         else:
             self._end(200, [(b"server-timing", spent.encode()), (b"content-length", b"%d" % len(body)), JSON], body)
 
-    def _refused(self, error: Exception) -> Response:
+    def _refused(self, error: BaseException) -> Response:
         return refusal(Request(self._scope), error) if isinstance(error, REFUSALS) else failure(error, self._scope)
 
     def _end(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview) -> None:
@@ -105,8 +105,9 @@ class _Exchange:
                 sent.append((b"connection", b"close"))
             lines = [b"%b: %b\r\n" % named for named in sent]
             self._transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
-            cycle.response_started = cycle.response_complete = True
             if not cycle.keep_alive:
                 self._transport.close()
-            cycle.on_response()
+        cycle.response_started = cycle.response_complete = True  # so that a connection that closes can be given up, too
+        cycle.on_response()
+        cycle.on_response = lambda: None  # or the connection and its last cycle would keep each other in memory
         self._door.tallies.answered(self._scope, status, elapsed_s)

@@ -44,7 +44,8 @@ def ask(door: Door, content_type: str, body: bytes, connection: object, model: s
         top: int = TOP) -> Answer | asyncio.Future[Answer]:
     """The answer to one picture: at once where it is quick and that connection's client alone. Only the event loop may ask."""
     read = partial(read_submission, content_type, body, door.limits.max_bytes)
-    if model is None and door.solitude.asked(connection) and _is_quick(door, body):
+    is_alone = door.solitude.asked(connection)
+    if model is None and is_alone and _is_quick(door, body):
         answer = _answer_at_once(door, read(), top)
         if answer is not None:
             return answer

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from onprem.express import Express
+from onprem.express import Express, _Exchange
 from onprem.predictions import QUICK_BYTES
 from shutterless.classifier import Classifier, Prepared
 
@@ -19,6 +19,10 @@ KEY, ORIGIN = {"x-api-key": "a-key"}, {"origin": "http://localhost:5173"}
 VARYING = ("x-request-id", "server-timing", "date", "connection")  # the last: whether the body was there when it was refused
 REQUESTS: Mapping[str, Callable[[bytes], dict[str, Any]]] = {
     "a picture": lambda picture: {"content": picture, "headers": KEY | ORIGIN},
+    "a plain picture": lambda picture: {"content": picture, "headers": KEY},
+    "no key, and no page": lambda picture: {"content": picture},
+    "nothing, from no page": lambda picture: {"content": b"", "headers": KEY},
+    "an empty origin": lambda picture: {"content": picture, "headers": KEY | {"origin": ""}},
     "a form": lambda picture: {"files": {"file": ("tile.jpg", picture)}, "headers": KEY},
     "no key": lambda picture: {"content": picture, "headers": ORIGIN},
     "nothing": lambda picture: {"content": b"", "headers": KEY | ORIGIN},
@@ -45,10 +49,41 @@ def told(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], Any]:
 
 
 @pytest.mark.parametrize("request_of", REQUESTS.values(), ids=REQUESTS.keys())
-def test_both_ways_answer_alike(request_of, client, jpeg) -> None:
+def test_both_ways_answer_alike(request_of, client, jpeg, taken) -> None:
     request = request_of(jpeg())
     short, long = (client.post(path, **request) for path in ("/predict", "/predict?unknown=1"))
     assert told(short) == told(long)
+    is_large = len(request.get("content", b"")) > QUICK_BYTES
+    assert len(taken) == (not is_large and "origin" not in request.get("headers", {}))
+
+
+def test_both_ways_send_away_alike_who_asks_too_often(open_door, jpeg, taken) -> None:
+    told_of = []
+    for path in ("/predict", "/predict?unknown=1"):
+        client = open_door(rate_per_s=1, rate_burst=1)
+        answers = [client.post(path, content=jpeg()) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        told_of.append(told(answers[1]))
+    assert told_of[0] == told_of[1]
+    assert len(taken) == 2
+
+
+def test_an_answer_to_a_connection_that_closes_is_over_and_nothing_of_it_stays(client, jpeg, monkeypatch) -> None:
+    ends: list[tuple[bool, Any]] = []
+    end = _Exchange._end
+
+    def closing(self: _Exchange, *arguments: Any) -> None:
+        self._transport.close()
+        end(self, *arguments)
+        ends.append((self._cycle.response_complete, getattr(self._cycle.on_response, "__self__", None)))
+
+    monkeypatch.setattr(_Exchange, "_end", closing)
+    body = jpeg()
+    with connected(client) as connection:
+        connection.sendall(head_of(body) + body)
+        assert connection.recv(1) == b""
+    assert ends == [(True, None)]
+    assert client.door.intake.requests == client.door.tallies.in_flight == 0
 
 
 @pytest.fixture
