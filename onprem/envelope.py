@@ -23,7 +23,7 @@ from onprem.tallies import GONE, Tallies
 
 OPEN_PATHS = ("/", "/health", "/health/live", "/health/ready", FORM_PATH)
 METRICS_PATH = "/metrics"
-IDS_AT_A_TIME = 64  # to ask the system for each would take longer than all else that is done here, and to make each cold, too
+IDS_AT_A_TIME = 64  # to ask the system for each, and to make each by itself, would take longer than all else that is done here
 
 log = logging.getLogger(__name__)
 

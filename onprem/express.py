@@ -27,9 +27,10 @@ JSON = (b"content-type", b"application/json")
 
 
 class Express:
-    """Answers what the routes would answer, each byte of it but for times and ids. Only the event loop calls it.
+    """Answers what the routes would answer, each byte of it but for times and ids. Only the event loop calls it. A request that
+    names the page from which it comes goes to the routes, whatever pages may.
 
-    has_cors: whether answers depend on the page that asks; a request that names one goes to the routes.
+    has_cors: whether any page may ask, so that caches are told that answers vary.
     """
 
     most_bytes = QUICK_BYTES  # of a body
@@ -67,7 +68,7 @@ class _Exchange:
         except Exception as error:  # it reaches who asked
             refused, answer = self._refused(error), None
         if refused is not None:
-            self._end(refused.status_code, refused.raw_headers, refused.body)
+            self._refuse(refused)
         elif isinstance(answer, asyncio.Future):
             answer.add_done_callback(lambda settled: self._tell(settled.result))
         elif answer is not None:
@@ -85,13 +86,15 @@ class _Exchange:
             content, spent = told(self._door, result())
             body = orjson.dumps(content)
         except BaseException as error:  # it reaches who asked
-            refused = self._refused(error)
-            self._end(refused.status_code, refused.raw_headers, refused.body)
+            self._refuse(self._refused(error))
         else:
             self._end(200, [(b"server-timing", spent.encode()), (b"content-length", b"%d" % len(body)), JSON], body)
 
     def _refused(self, error: BaseException) -> Response:
         return refusal(Request(self._scope), error) if isinstance(error, REFUSALS) else failure(error, self._scope)
+
+    def _refuse(self, answer: Response) -> None:
+        self._end(answer.status_code, answer.raw_headers, answer.body)
 
     def _end(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview) -> None:
         """Send all at once, and do what uvicorn's cycle does at the end of an answer."""
